@@ -1,0 +1,41 @@
+"""What a dataset offers to be imported: named splits of labelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ffr_dist.config import digest
+from ffr_dist.groups import Group, Groups
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One real image with its group."""
+
+    image: NDArray[np.uint8] | bytes
+    """Pixels (height, width, 3), or an encoded file as its publisher wrote it."""
+    group: Group
+    name: str
+    """What its publisher calls it: a file name, or a row of a table."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """A split that can be imported: ``train``, ``val``, ``test``, and what a dataset has beside them."""
+
+    name: str
+    groups: Groups
+    identity: Mapping[str, Any]
+    """A JSON value of all that determines the samples: equal identities, equal samples."""
+    samples: Callable[[], Iterator[Sample]]
+    """Makes the samples, in a fixed order, afresh at each call."""
+
+    @property
+    def folder(self) -> str:
+        """Where the import lies below ``real/``."""
+        return f"{self.name}-{digest(dict(self.identity), 12)}"

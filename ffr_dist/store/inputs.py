@@ -1,0 +1,19 @@
+"""What users bring (images, tables, weights): read from any URL that fsspec knows."""
+
+from __future__ import annotations
+
+from typing import IO, cast
+
+import fsspec
+
+from ffr_dist.errors import DataError
+
+
+def open_input(url: str) -> IO[bytes]:
+    """Open a file for reading; the caller closes it."""
+    try:
+        return cast("IO[bytes]", fsspec.open(url, "rb").open())
+    except FileNotFoundError as error:
+        raise DataError(f"{url} is not there; check the path") from error
+    except (OSError, ValueError, ImportError) as error:
+        raise DataError(f"{url} cannot be read: {error}") from error
