@@ -1,0 +1,18 @@
+"""Training: ``fit(Task)`` on Accelerate, and the tasks that learn classifiers. The only room with ``accelerate``."""
+
+from ffr_dist.train.checkpoint import Checkpoint, Checkpoints
+from ffr_dist.train.fit import FitConfig, FitResult, Progress, fit, learning_rate
+from ffr_dist.train.task import Batches, Score, Task
+
+__all__ = [
+    "Batches",
+    "Checkpoint",
+    "Checkpoints",
+    "FitConfig",
+    "FitResult",
+    "Progress",
+    "Score",
+    "Task",
+    "fit",
+    "learning_rate",
+]
