@@ -7,7 +7,7 @@ sixteen cells, MetaShift's test set has two.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ffr_dist.errors import ConfigError
@@ -48,13 +48,8 @@ class Groups:
     def __post_init__(self) -> None:
         if not self.items:
             raise ConfigError("a split declares no group")
-        for what, values in (
-            ("name", [group.name for group in self.items]),
-            ("(label, bias)", [(group.label, group.bias) for group in self.items]),
-        ):
-            twice = {value for value in values if values.count(value) > 1}
-            if twice:
-                raise ConfigError(f"two groups share the {what} {sorted(twice)[0]!r}")
+        _refuse_twice("name", [group.name for group in self.items])
+        _refuse_twice("(label, bias)", [(group.label, group.bias) for group in self.items])
 
     @classmethod
     def of(cls, groups: Iterable[Group]) -> Groups:
@@ -87,3 +82,9 @@ class Groups:
             if group.label == label and group.bias == bias:
                 return group
         return None
+
+
+def _refuse_twice(what: str, values: Sequence[object]) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise ConfigError(f"two groups share the {what} {value!r}")

@@ -60,8 +60,8 @@ def group_metrics(counts: Mapping[str, Count], train_counts: Mapping[str, int] |
     worst_name = min(counts, key=lambda name: counts[name].accuracy)
     total = sum(counts.values(), Count(0, 0))
     weighted = None
-    if train_counts is not None and sum(train_counts.get(name, 0) for name in counts):
-        weight = {name: train_counts.get(name, 0) for name in counts}
+    weight = {name: (train_counts or {}).get(name, 0) for name in counts}
+    if sum(weight.values()):
         weighted = sum(weight[name] * counts[name].accuracy for name in counts) / sum(weight.values())
     return GroupMetrics(
         worst_group=counts[worst_name].accuracy,

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,7 @@ GROUPS = Groups.of(
     for bias, photograph in enumerate(PHOTOGRAPHS)
 )
 
-GENERATOR_IMAGES = 24_000
+GENERATOR_IMAGES = 32_000
 """The shipped generator saw exactly this many images."""
 PROBE_IMAGES = 2_400
 

@@ -84,19 +84,29 @@ class _ObjectWriter:
 class Store:
     """Objects below one URL. Keys are relative, with ``/`` between their parts."""
 
-    def __init__(self, url: str, backend: LocalStore | MemoryStore, writer: Writer) -> None:
+    def __init__(self, url: str, backend: LocalStore | MemoryStore, writer: Writer, prefix: str = "") -> None:
         self.url = url
         self._backend = backend
         self._writer = writer
+        self._prefix = prefix
+
+    def _full(self, key: str) -> str:
+        """The backend's name of ``key``."""
+        _check_key(key)
+        return f"{self._prefix}/{key}" if self._prefix else key
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
 
+    def below(self, folder: str) -> Store:
+        """The store of what lies under ``folder``: a dataset inside an output is opened like one of its own."""
+        return Store(f"{self.url}/{folder}", self._backend, self._writer, self._full(folder))
+
     def put(self, key: str, body: bytes) -> None:
         """Write an object whose name says its content, or one whose last writer may win."""
-        _check_key(key)
-        with _translated(self.url, key):
-            self._writer.put(key, body)
+        full = self._full(key)
+        with _Translated(self.url, key):
+            self._writer.put(full, body)
 
     def put_if_absent(self, key: str, body: bytes) -> Mine | Theirs:
         """Write ``body`` under ``key`` unless something is there; say whose bytes the key holds afterwards.
@@ -104,13 +114,13 @@ class Store:
         An error of the write proves nothing: the answer may have been lost after the write took effect, or a retry
         below may have met its own first try. So every failure is followed by a read, and only bytes decide.
         """
-        _check_key(key)
+        full = self._full(key)
         last: Exception | None = None
         for attempt in range(_TRIES):
             if attempt:
                 time.sleep(_FIRST_WAIT_S * 2**attempt)
             try:
-                self._writer.create(key, body)
+                self._writer.create(full, body)
             except (OSError, BaseError) as error:
                 last = error
             else:
@@ -123,23 +133,23 @@ class Store:
         raise StoreError(f"{self.url}/{key} could not be written: {last}") from last
 
     def get(self, key: str) -> bytes:
-        _check_key(key)
-        with _translated(self.url, key):
-            return bytes(obstore.get(self._backend, key).bytes())
+        full = self._full(key)
+        with _Translated(self.url, key):
+            return bytes(obstore.get(self._backend, full).bytes())
 
     def get_ranges(self, key: str, starts: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
         """Several byte ranges of one object, near ones joined into one read."""
-        _check_key(key)
+        full = self._full(key)
         if not starts:
             return []
-        with _translated(self.url, key):
-            return [bytes(part) for part in obstore.get_ranges(self._backend, key, starts=starts, lengths=lengths)]
+        with _Translated(self.url, key):
+            return [bytes(part) for part in obstore.get_ranges(self._backend, full, starts=starts, lengths=lengths)]
 
     def head(self, key: str) -> ObjectInfo:
-        _check_key(key)
-        with _translated(self.url, key):
-            meta = obstore.head(self._backend, key)
-        return ObjectInfo(key=meta["path"], size=meta["size"], modified=meta["last_modified"])
+        full = self._full(key)
+        with _Translated(self.url, key):
+            meta = obstore.head(self._backend, full)
+        return ObjectInfo(key=key, size=meta["size"], modified=meta["last_modified"])
 
     def exists(self, key: str) -> bool:
         try:
@@ -150,39 +160,40 @@ class Store:
 
     def list(self, prefix: str = "", after: str | None = None) -> Iterator[ObjectInfo]:
         """Objects whose key starts with the folder ``prefix``; with ``after``, only keys behind it. Sorted by key."""
-        folder = prefix.rstrip("/")
+        folder = self._full(prefix.rstrip("/")) if prefix else self._prefix
+        behind = self._full(after) if after else None
+        cut = len(self._prefix) + 1 if self._prefix else 0
         found: list[ObjectInfo] = []
-        with _translated(self.url, prefix):
-            for page in obstore.list(self._backend, folder or None, offset=after):
-                found += [ObjectInfo(meta["path"], meta["size"], meta["last_modified"]) for meta in page]
+        with _Translated(self.url, prefix):
+            for page in obstore.list(self._backend, folder or None, offset=behind):
+                found += [ObjectInfo(meta["path"][cut:], meta["size"], meta["last_modified"]) for meta in page]
         return iter(sorted(found, key=lambda info: info.key))
 
     def delete(self, key: str) -> None:
-        _check_key(key)
-        with _translated(self.url, key):
-            obstore.delete(self._backend, key)
+        full = self._full(key)
+        with _Translated(self.url, key):
+            obstore.delete(self._backend, full)
 
 
-_memory: dict[str, Store] = {}
+_memory: dict[str, MemoryStore] = {}
 
 
 def open_store(url: str) -> Store:
     """The store at a folder path, ``file://…`` or ``memory://name`` (shared by name within this process)."""
     if url.startswith("memory://"):
-        if url not in _memory:
-            backend = MemoryStore()
-            _memory[url] = Store(url, backend, _ObjectWriter(backend))
-        return _memory[url]
+        name, _, folder = url.removeprefix("memory://").partition("/")
+        objects = _memory.setdefault(name, MemoryStore())
+        return Store(url, objects, _ObjectWriter(objects), folder)
     scheme, separator, rest = url.partition("://")
     if separator and scheme != "file":
         raise InputError(f"{url}: stores of kind {scheme}:// are not built in; use a local folder or memory://name")
     root = Path(rest if separator else url).expanduser().absolute()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        folder = LocalStore(root)
+        backend = LocalStore(root)
     except (OSError, BaseError) as error:
         raise InputError(f"the output {root} is not writable: {error}; choose another folder") from error
-    return Store(str(root), folder, _FolderWriter(root))
+    return Store(str(root), backend, _FolderWriter(root))
 
 
 def _check_key(key: str) -> None:
@@ -191,7 +202,7 @@ def _check_key(key: str) -> None:
         raise InputError(f"{key!r} is not a key: it must stay inside its store")
 
 
-class _translated:
+class _Translated:
     """Turns the library's errors into ours, in this one place."""
 
     def __init__(self, url: str, key: str) -> None:

@@ -62,7 +62,9 @@ class Checkpoints:
         except MissingError as error:
             raise BrokenError(f"checkpoint {key} is gone; delete {folder}/ to go on from an older one") from error
         if hashlib.sha256(body).hexdigest() != marker["sha256"]:
-            raise BrokenError(f"checkpoint {key} is damaged (sha256 differs); delete {folder}/ to go on from an older one")
+            raise BrokenError(
+                f"checkpoint {key} is damaged (sha256 differs); delete {folder}/ to go on from an older one"
+            )
         return Checkpoint(step=marker["step"], tensors=tensors_from_bytes(body), meta=marker["meta"])
 
     def _steps(self) -> list[int]:

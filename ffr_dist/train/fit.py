@@ -222,7 +222,8 @@ class _Run:
             self.best_step = self.step
             return
         self.history.append({"step": self.step, "score": list(score.value), **score.detail})
-        if self.best is None or score.value > self.best.value:
+        # Step 0 is told, as the start to compare with, but what never trained is not a candidate.
+        if self.step and (self.best is None or score.value > self.best.value):
             self.best, self.best_step = score, self.step
             self._best_weights = {name: value.clone() for name, value in self._task.model.state_dict().items()}
         self._tell(progress, score)
