@@ -87,13 +87,10 @@ def _known_keys(model: type[Config], location: tuple[Any, ...]) -> list[str]:
     """Keys allowed at a place of the model; a union's tag is a part of pydantic's location."""
     here: list[type[Config]] = [model]
     for part in location:
-        below: list[type[Config]] = []
-        for config in here:
-            if isinstance(part, str) and part in config.model_fields:
-                below += _configs_in(config.model_fields[part].annotation)
-            elif isinstance(part, int) or _is_tag(config, part):
-                below.append(config)
-        here = below
+        fields = [config.model_fields[part] for config in here if part in config.model_fields]
+        below = [config for field in fields for config in _configs_in(field.annotation)]
+        # Else the place of a list or the key of a mapping: it leads to what is here already.
+        here = below or [config for config in here if _is_tag(config, part)] or here
     return sorted({name for config in here for name in config.model_fields})
 
 

@@ -180,7 +180,7 @@ def _split(use: Use, counts: Mapping[str, int], *, seed: int = 0, camera_gap: Ca
     def samples() -> Iterator[Sample]:
         return _samples(use, _lay_out(use, counts, seed), seed, camera_gap)
 
-    return Split(name=use, groups=GROUPS, identity=identity, samples=samples)
+    return Split(name=use, groups=GROUPS, identity=identity, samples=samples, counts=lambda: dict(counts))
 
 
 def _generator_split() -> Split:
@@ -189,7 +189,12 @@ def _generator_split() -> Split:
     def samples() -> Iterator[Sample]:
         return _samples("generator", _lay_out_generator(), 0, "none")
 
-    return Split(name="generator", groups=GROUPS, identity=identity, samples=samples)
+    def counts() -> dict[str, int]:
+        layout = _lay_out_generator()
+        high = _digits().labels[layout.rows] >= 5
+        return {group.name: int(np.sum((high == bool(group.label)) & (layout.bias == group.bias))) for group in GROUPS}
+
+    return Split(name="generator", groups=GROUPS, identity=identity, samples=samples, counts=counts)
 
 
 def _lay_out(use: Use, counts: Mapping[str, int], seed: int) -> _Layout:

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from ffr_dist.config import digest
 from ffr_dist.groups import Group, Groups
 
+EVALUATED = ("val", "test")
+"""Splits that accuracies are taken of: each group that they declare must hold samples."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
@@ -34,6 +37,10 @@ class Split:
     """A JSON value of all that determines the samples: equal identities, equal samples."""
     samples: Callable[[], Iterator[Sample]]
     """Makes the samples, in a fixed order, afresh at each call."""
+    counts: Callable[[], Mapping[str, int]]
+    """Samples of each declared group, 0 included; cheap: a plan is made from it before any image is read."""
+    skip_bad_images: bool = False
+    """Leave out images that cannot be decoded, and count them, where otherwise they refuse the split."""
 
     @property
     def folder(self) -> str:

@@ -74,6 +74,9 @@ class Method(Protocol):
     def check(self) -> None:
         """Refuse a wrong setting (no weights, a group without a prompt) before anything is written."""
 
+    def weights_sha256(self) -> str:
+        """Of what the sampler loads, beside prepared artefacts; empty where it loads nothing."""
+
     def quota(self, real: Mapping[str, int]) -> Quota:
         """What the pool must hold, given the real training counts: the most that any arm needs."""
 

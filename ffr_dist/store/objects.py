@@ -178,8 +178,11 @@ class Store:
 _memory: dict[str, MemoryStore] = {}
 
 
-def open_store(url: str) -> Store:
-    """The store at a folder path, ``file://…`` or ``memory://name`` (shared by name within this process)."""
+def open_store(url: str, *, create: bool = True) -> Store:
+    """The store at a folder path, ``file://…`` or ``memory://name`` (shared by name within this process).
+
+    With ``create=False`` a folder that is not there is an error, for those who only read.
+    """
     if url.startswith("memory://"):
         name, _, folder = url.removeprefix("memory://").partition("/")
         objects = _memory.setdefault(name, MemoryStore())
@@ -188,6 +191,8 @@ def open_store(url: str) -> Store:
     if separator and scheme != "file":
         raise InputError(f"{url}: stores of kind {scheme}:// are not built in; use a local folder or memory://name")
     root = Path(rest if separator else url).expanduser().absolute()
+    if not create and not root.is_dir():
+        raise InputError(f"there is no output at {root}; check the path")
     try:
         root.mkdir(parents=True, exist_ok=True)
         backend = LocalStore(root)

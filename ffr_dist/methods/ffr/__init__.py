@@ -1,0 +1,1 @@
+"""From Fake to Real: two-step training on balanced synthetic images and biased real ones."""

@@ -1,0 +1,328 @@
+"""The verbs. Each turns arguments into one call of ``launch``, shows the result, and lets errors become exit codes.
+
+    0  done
+    2  wrong input: nothing was started
+    3  stopped or unfinished: the printed command goes on
+    4  checked, and found broken
+    1  a bug
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ffr_dist.errors import FFRError, InputError
+
+app = typer.Typer(
+    name="ffr",
+    help="Balanced synthetic images from one recipe: plan, generate, train, and measure per subgroup.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RecipeArg = Annotated[str, typer.Argument(help="A recipe file, or the name of a built-in recipe.")]
+OutOption = Annotated[str | None, typer.Option("--out", help="Where to write; the recipe's own output if not given.")]
+OutputArg = Annotated[str, typer.Argument(help="The output of a run.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+ArmOption = Annotated[str, typer.Option(help="How the synthetic images are used: none, usb, asb, ffr, …")]
+MitigationOption = Annotated[str, typer.Option(help="erm, resample or groupdro.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of the cell.")]
+
+
+def main() -> None:
+    """Run the command line; every expected error is one message and its exit code."""
+    try:
+        app(standalone_mode=True)
+    except FFRError as error:
+        sys.stderr.write(f"ffr: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("ffr: stopped; what is done is kept, the same command goes on\n")
+        sys.exit(3)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+@app.command()
+def demo(out: Annotated[str, typer.Option("--out", help="Where to write.")] = "ffr-demo") -> None:
+    """The whole way on the embedded world: about four minutes on two CPU cores, no downloads."""
+    _whole_way("ffr-demo", out)
+
+
+@app.command()
+def init(
+    path: Annotated[str | None, typer.Argument(help="The recipe file to write.")] = None,
+    origin: Annotated[str, typer.Option("--from", help="Built-in recipe to start from.")] = "starter",
+    show: Annotated[bool, typer.Option("--list", help="List the built-in recipes.")] = False,
+) -> None:
+    """Write a commented recipe to start from."""
+    from ffr_dist.recipe import builtin_recipes, builtin_text
+
+    if show:
+        for name in builtin_recipes():
+            first = builtin_text(name).splitlines()[0].removeprefix("# ")
+            _console().print(f"{name:16} {first}", highlight=False)
+        return
+    if path is None:
+        raise InputError("name the file to write, as in 'ffr init my.yaml'")
+    file = Path(path)
+    try:
+        with file.open("x") as handle:
+            handle.write(builtin_text(origin))
+    except FileExistsError as error:
+        raise InputError(f"{path} exists; choose another name") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error}") from error
+    _console().print(f"wrote {path}; edit it, then: ffr plan {path}", highlight=False)
+
+
+@app.command()
+def plan(recipe: RecipeArg, as_json: JsonOption = False) -> None:
+    """Show what a recipe will make: counts, quotas, intervals, expected time and size. Writes nothing."""
+    from ffr_dist.cli.show import plan_table
+    from ffr_dist.launch.context import load_study
+    from ffr_dist.launch.planning import summarise
+
+    summary = summarise(load_study(recipe))
+    if as_json:
+        _print_json(summary)
+    else:
+        plan_table(_console(), summary)
+
+
+@app.command()
+def preview(
+    recipe: RecipeArg,
+    per_group: Annotated[int, typer.Option(min=1, max=64, help="Images of each group.")] = 4,
+    out: Annotated[str, typer.Option("--out", help="The picture to write.")] = "preview.png",
+) -> None:
+    """Make a contact sheet of the first candidates of each group, before anything is spent."""
+    from ffr_dist.launch.context import load_study
+    from ffr_dist.launch.preview import preview as make
+
+    picture, verdicts = make(load_study(recipe), per_group)
+    try:
+        Path(out).write_bytes(picture)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written: {error}") from error
+    for name, line in verdicts.items():
+        _console().print(f"{name}: {line}", highlight=False)
+    _console().print(f"wrote {out}", highlight=False)
+
+
+@app.command("import")
+def import_(recipe: RecipeArg, out: OutOption = None) -> None:
+    """Write the recipe's real data as shards, for every seed of its comparison."""
+    from ffr_dist.launch.context import import_real
+
+    with _shown() as show:
+        run = _start("import", recipe, out, show)
+        for seed in run.recipe.compare.seeds:
+            import_real(run, seed)
+
+
+@app.command()
+def generate(recipe: RecipeArg, out: OutOption = None) -> None:
+    """Generate the pool on Ray actors, and finish it."""
+    from ffr_dist.launch.pool import make_pool
+
+    with _shown() as show:
+        run = _start("generate", recipe, out, show)
+        manifest = make_pool(run)
+    _console().print(f"{run.store.url}: {manifest.images:,} images, manifest {manifest.manifest_sha256}", highlight=False)
+
+
+@app.command()
+def finish(out: OutputArg) -> None:
+    """Select exactly the quota from what is committed and publish the manifest."""
+    from ffr_dist.launch.pool import finish_pool
+
+    manifest = finish_pool(_existing(out), f"ffr finish {shlex.quote(out)}")
+    _console().print(f"{out}: {manifest.images:,} images, manifest {manifest.manifest_sha256}", highlight=False)
+
+
+@app.command()
+def status(out: OutputArg, as_json: JsonOption = False) -> None:
+    """Tell how far an output is, from its store alone."""
+    from ffr_dist.cli.show import status_table
+    from ffr_dist.launch.planning import read_status
+
+    found = read_status(_existing(out))
+    if as_json:
+        _print_json(found)
+    else:
+        status_table(_console(), found)
+
+
+@app.command()
+def verify(out: OutputArg, as_json: JsonOption = False) -> None:
+    """Recompute every checksum, count and index row of a finished set from its tars."""
+    from ffr_dist.shards.verify import verify as check
+
+    found = check(_existing(out))
+    if as_json:
+        _print_json(
+            {
+                "ok": found.ok,
+                "shards": found.shards,
+                "images": found.images,
+                "groups": dict(found.groups),
+                "manifest_sha256": found.manifest_sha256,
+                "problems": list(found.problems),
+            }
+        )
+    else:
+        for problem in found.problems:
+            _console().print(f"[red]✗[/] {problem}", highlight=False)
+        counts = ", ".join(f"{name} {count:,}" for name, count in found.groups.items())
+        verdict = "[green]✓[/] everything agrees" if found.ok else f"{len(found.problems)} problems"
+        _console().print(f"{verdict}: {found.shards} shards, {found.images:,} images ({counts})", highlight=False)
+        _console().print(f"manifest {found.manifest_sha256}", highlight=False)
+    if not found.ok:
+        sys.exit(4)
+
+
+@app.command()
+def pretrain(
+    recipe: RecipeArg,
+    out: OutOption = None,
+    arm: ArmOption = "ffr",
+    mitigation: MitigationOption = "erm",
+    seed: SeedOption = 0,
+) -> None:
+    """Train the first stage of one cell."""
+    _cell("pretrain", recipe, out, arm, mitigation, seed)
+
+
+@app.command()
+def finetune(
+    recipe: RecipeArg,
+    out: OutOption = None,
+    arm: ArmOption = "ffr",
+    mitigation: MitigationOption = "erm",
+    seed: SeedOption = 0,
+) -> None:
+    """Train all stages of one cell."""
+    _cell("finetune", recipe, out, arm, mitigation, seed)
+
+
+@app.command()
+def evaluate(
+    recipe: RecipeArg,
+    out: OutOption = None,
+    arm: ArmOption = "ffr",
+    mitigation: MitigationOption = "erm",
+    seed: SeedOption = 0,
+) -> None:
+    """Score one cell on test per group (training what is not trained yet) and enter it into results.json."""
+    _cell("evaluate", recipe, out, arm, mitigation, seed)
+
+
+@app.command()
+def report(recipe: RecipeArg, out: OutOption = None) -> None:
+    """Write report.html from what the output holds."""
+    from ffr_dist.launch.publish import write_report
+
+    with _shown() as show:
+        run = _start("report", recipe, out, show)
+        where = write_report(run)
+    _console().print(f"report: {where}", highlight=False)
+
+
+@app.command()
+def run(recipe: RecipeArg, out: OutOption = None) -> None:
+    """The whole way: import, plan, generate, audit, train, evaluate, report. Goes on where it stopped."""
+    _whole_way(recipe, out)
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Tell what of this machine is right for a run, and what is not."""
+    from ffr_dist.launch.doctor import examine
+
+    findings = examine()
+    if as_json:
+        _print_json([{"what": f.what, "ok": f.ok, "found": f.found, "cure": f.cure} for f in findings])
+    else:
+        for finding in findings:
+            mark = "[green]✓[/]" if finding.ok else "[red]✗[/]"
+            _console().print(f"{mark} {finding.what}: {finding.found}", highlight=False)
+            if not finding.ok:
+                _console().print(f"    {finding.cure}", highlight=False)
+    if not all(finding.ok for finding in findings):
+        sys.exit(4)
+
+
+def _whole_way(recipe: str, out: str | None) -> None:
+    from ffr_dist.cli.show import plan_table, results_table
+    from ffr_dist.launch.local import run_all
+    from ffr_dist.launch.planning import summarise
+
+    with _shown() as show:
+        started = _start("run", recipe, out, show)
+        plan_table(_console(), summarise(started.study))
+        outcome = run_all(started)
+    results_table(_console(), outcome.rows)
+    for warning in outcome.warnings:
+        _console().print(f"[yellow]![/] {warning}", highlight=False)
+    _console().print(f"report: {outcome.report}", highlight=False)
+
+
+def _cell(verb: str, recipe: str, out: str | None, arm: str, mitigation: str, seed: int) -> None:
+    from ffr_dist.cli.show import results_table
+    from ffr_dist.config import from_data
+    from ffr_dist.launch.cells import open_cell_data, score_cell, train_cell
+    from ffr_dist.launch.publish import add_row
+    from ffr_dist.recipe import CellConfig
+
+    cell = from_data(CellConfig, {"arm": arm, "mitigation": mitigation}, "--arm and --mitigation")
+    row: dict[str, Any] | None = None
+    with _shown() as show:
+        started = _start(verb, recipe, out, show)
+        data = open_cell_data(started, seed)
+        trained = train_cell(started, cell, seed, data, until="pretrain" if verb == "pretrain" else None)
+        if verb == "evaluate":
+            row = score_cell(started, cell, seed, data, trained)
+            add_row(started.store, row)
+    if row is not None:
+        results_table(_console(), [row])
+    else:
+        _console().print(f"weights: {started.store.url}/{trained.weights}", highlight=False)
+
+
+def _start(verb: str, recipe: str, out: str | None, show: Any) -> Any:
+    from ffr_dist.launch.context import load_study, start_run
+
+    study = load_study(recipe)
+    command = f"ffr {verb} {shlex.quote(recipe)}" + ("" if out is None else f" --out {shlex.quote(out)}")
+    return start_run(study, out=out, command=command, tell=show)
+
+
+def _existing(out: str) -> Any:
+    from ffr_dist.store import open_store
+
+    return open_store(out, create=False)
+
+
+def _shown() -> Any:
+    from ffr_dist.cli.show import Show
+
+    return Show(_console())
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(soft_wrap=True)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")

@@ -1,0 +1,102 @@
+"""A study (a checked recipe and its method) and a run of it (with an output): opened once, used by all stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ffr_dist.datasets.ingest import ingest
+from ffr_dist.datasets.source import Split
+from ffr_dist.errors import ConfigError
+from ffr_dist.groups import Groups
+from ffr_dist.launch.events import Began, Ended, Tell, silent
+from ffr_dist.methods import Method
+from ffr_dist.quota import Exact, Quota, Survivors
+from ffr_dist.recipe import Recipe, build_method, claim_output, load_recipe, pixel_fields
+from ffr_dist.store import Store, open_store
+
+_NEEDED = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """A recipe, read and checked; nothing of it written yet."""
+
+    recipe: Recipe
+    text: str
+    method: Method
+    groups: Groups
+    """The groups of the training split, which the pool is balanced over."""
+
+    def splits(self, seed: int) -> dict[str, Split]:
+        """The real data of a seed."""
+        return {split.name: split for split in self.recipe.data.splits(seed)}
+
+    def real_counts(self, seed: int) -> Mapping[str, int]:
+        return self.splits(seed)["train"].counts()
+
+    def quota(self) -> Quota:
+        """The pool's quota: for each group the most that the real data of any seed asks for."""
+        quotas = [self.method.quota(self.real_counts(seed)) for seed in self.recipe.compare.seeds]
+        largest = {name: max(quota.counts.get(name, 0) for quota in quotas) for name in self.groups.names}
+        return Survivors(largest) if isinstance(quotas[0], Survivors) else Exact(largest)
+
+
+def load_study(path: str) -> Study:
+    """The study of a recipe file, or of a built-in recipe."""
+    recipe, text = load_recipe(path)
+    return make_study(recipe, text)
+
+
+def make_study(recipe: Recipe, text: str, method: Method | None = None) -> Study:
+    """The study of a recipe in memory; ``method`` stands in for the recipe's own."""
+    splits = {split.name: split for split in recipe.data.splits(recipe.compare.seeds[0])}
+    absent = [name for name in _NEEDED if name not in splits]
+    if absent:
+        raise ConfigError(f"data: there is no {' and no '.join(absent)} split; a comparison needs train, val and test")
+    groups = splits["train"].groups
+    chosen = method or build_method(recipe, groups)
+    chosen.check()
+    study = Study(recipe=recipe, text=text, method=chosen, groups=groups)
+    study.quota()
+    return study
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A study and where its results go."""
+
+    study: Study
+    store: Store
+    command: str
+    """How this run is started, for messages that say how to go on."""
+    tell: Tell = silent
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.study.recipe
+
+    @property
+    def method(self) -> Method:
+        return self.study.method
+
+
+def start_run(study: Study, *, out: str | None = None, command: str, tell: Tell = silent) -> Run:
+    """Open the output and claim it: the recipe is the first thing written there."""
+    store = open_store(out or study.recipe.output)
+    claim_output(store, study.text, pixel_fields(study.recipe, study.method))
+    return Run(study=study, store=store, command=command, tell=tell)
+
+
+def import_real(run: Run, seed: int) -> dict[str, Store]:
+    """Import the splits of a seed that are not there yet; the store of each, by split."""
+    stores: dict[str, Store] = {}
+    for name, split in run.study.splits(seed).items():
+        store = run.store.below(f"real/{split.folder}")
+        known = store.exists("manifest.json")
+        if not known:
+            run.tell(Began(f"import {name}"))
+        manifest = ingest(split, store, codec=run.recipe.codec, size=run.recipe.size)
+        run.tell(Ended(f"import {name}", f"{manifest.images:,} images", reused=known))
+        stores[name] = store
+    return stores

@@ -1,0 +1,124 @@
+"""FFR through the method interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ffr_dist.errors import ConfigError
+from ffr_dist.groups import Groups
+from ffr_dist.methods.ffr.budget import equal_share, fill_up
+from ffr_dist.methods.ffr.config import FFRConfig
+from ffr_dist.methods.method import Inputs, Step
+from ffr_dist.models.generator import DiffusersSampler, check_generator, weights_sha256
+from ffr_dist.models.sampler import Sampler
+from ffr_dist.quota import Exact, Request
+from ffr_dist.seeds import draw_seed
+from ffr_dist.store import Store
+from ffr_dist.train.stage import Mitigation, Source, Stage, TrainConfig
+
+_COUNTS: Mapping[str, Callable[[Mapping[str, int]], dict[str, int]]] = {
+    "none": lambda real: dict.fromkeys(real, 0),
+    "usb": fill_up,
+    "asb": equal_share,
+    "ffr": equal_share,
+    "synthetic_only": equal_share,
+    "group_balanced": equal_share,
+    "generator_data": lambda real: dict.fromkeys(real, 0),
+}
+"""Synthetic images of each group, by arm."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FFR:
+    """Balanced synthetic images first, real images second, never mixed: where an image comes from predicts nothing."""
+
+    config: FFRConfig
+    groups: Groups
+    seed: int
+    training: TrainConfig
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        return tuple(_COUNTS)
+
+    def pixel_fields(self) -> Mapping[str, Any]:
+        return {
+            "generator": self.config.generator.model_dump(mode="json"),
+            "prompts": {name: list(prompts) for name, prompts in self.config.prompts.items()},
+        }
+
+    def check(self) -> None:
+        check_generator(self.config.generator)
+        for what, names in (("prompts", self.config.prompts), ("quota", self.config.quota or {})):
+            for name in names:
+                if name not in self.groups.names:
+                    raise ConfigError(
+                        f"method.{what} names group {name!r}, which the training split does not declare; "
+                        f"declared are {', '.join(self.groups.names)}"
+                    )
+        wanted = self.groups.names if self.config.quota is None else tuple(self.config.quota)
+        missing = [name for name in wanted if not self.config.prompts.get(name)]
+        if missing:
+            raise ConfigError(f"no prompt covers group {', '.join(missing)}; add it to method.prompts")
+        if self.config.quota is not None:
+            Exact(self.config.quota)
+
+    def weights_sha256(self) -> str:
+        return weights_sha256(self.config.generator)
+
+    def quota(self, real: Mapping[str, int]) -> Exact:
+        if self.config.quota is not None:
+            return Exact({name: self.config.quota.get(name, 0) for name in self.groups.names})
+        needs = [fill_up(real), equal_share(real)]
+        return Exact({name: max(need[name] for need in needs) for name in self.groups.names})
+
+    def arm_counts(self, arm: str, real: Mapping[str, int]) -> Mapping[str, int]:
+        if arm not in _COUNTS:
+            raise ConfigError(f"ffr has no arm {arm!r}; it knows {', '.join(_COUNTS)}")
+        return _COUNTS[arm](real)
+
+    def prepare(self, real: Mapping[str, Store]) -> Sequence[Step]:  # noqa: ARG002 - FFR needs nothing made beforehand
+        return ()
+
+    def requests(self, inputs: Inputs, group: str, ks: Sequence[int]) -> list[Request]:  # noqa: ARG002
+        prompts = self.config.prompts[group]
+        return [
+            Request(group=group, k=k, prompt=prompts[draw_seed(self.seed, group, k, "prompt") % len(prompts)])
+            for k in ks
+        ]
+
+    def sampler(self, inputs: Inputs, device: str) -> Sampler:  # noqa: ARG002 - it makes images from text alone
+        return DiffusersSampler(self.config.generator, self.seed, device)
+
+    def train(self, arm: str, mitigation: Mitigation, real: Mapping[str, int]) -> tuple[Stage, ...]:
+        counts = self.arm_counts(arm, real)
+        everything_real = Source(set="real")
+        synthetic = Source(set="synthetic", counts=counts)
+        one_stage = {
+            "none": (everything_real,),
+            "usb": (everything_real, synthetic),
+            "asb": (everything_real, synthetic),
+            "group_balanced": (everything_real, synthetic),
+            "synthetic_only": (synthetic,),
+        }
+        if arm in one_stage:
+            return (
+                self.training.from_scratch(
+                    sources=one_stage[arm],
+                    # Source-aware: without the source in the group, the pair (bias, source) would predict the label.
+                    by_source=arm in {"usb", "asb", "group_balanced"},
+                    mitigation="resample" if arm == "group_balanced" else mitigation,
+                ),
+            )
+        if arm == "ffr":
+            first = self.training.pretrain(source=synthetic, mitigation="erm")
+        else:
+            # The generator's own images are not balanced as they come, so that balance is drawn.
+            first = self.training.pretrain(source=Source(set="generator"), mitigation="resample")
+        return (first, self.training.finetune(source=everything_real, mitigation=mitigation))

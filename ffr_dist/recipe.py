@@ -1,0 +1,174 @@
+"""The whole recipe: one file that says what is generated, trained and compared.
+
+Composed of the rooms' own configs; only this module, ``launch`` and ``cli`` see it whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from ffr_dist.config import Config, digest, flatten, parse
+from ffr_dist.datasets import DataConfig
+from ffr_dist.errors import ConfigError, ConflictError
+from ffr_dist.evaluate.audit import AuditConfig
+from ffr_dist.generate.keep import KeepConfig
+from ffr_dist.groups import Groups
+from ffr_dist.methods import Method, MethodConfig, build
+from ffr_dist.shards.codec import CodecConfig
+from ffr_dist.store import Mine, Store, Theirs
+from ffr_dist.train.stage import Mitigation, TrainConfig
+
+KEY = "recipe.yaml"
+
+
+class GenerateConfig(Config):
+    """How the pool is made."""
+
+    batch: PositiveInt = 32
+    """Images sampled at once. It belongs to the pixels: another batch shape changes low bits."""
+    images_per_shard: PositiveInt = 256
+    keep: KeepConfig = KeepConfig()
+    workers: PositiveInt | Literal["auto"] = "auto"
+    """Actors; ``auto`` is one per GPU, or without GPUs one per ``threads`` CPU cores."""
+    threads: PositiveInt = 1
+    """CPU threads of each worker's sampler."""
+    images_per_second: PositiveFloat | None = None
+    """Rate of one worker where it is known; ``ffr plan`` computes the time from it."""
+
+
+class CellConfig(Config):
+    """One way of training that is compared."""
+
+    arm: str
+    mitigation: Mitigation = "erm"
+
+
+class CompareConfig(Config):
+    """What is trained and compared."""
+
+    cells: tuple[CellConfig, ...] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        for what, values in (("cells", self.cells), ("seeds", self.seeds)):
+            if len(set(values)) != len(values):
+                raise ValueError(f"{what} lists something twice")
+        return self
+
+
+class Recipe(Config):
+    """Everything that one run does."""
+
+    name: str = Field(pattern=r"\A[a-z0-9]+(-[a-z0-9]+)*\Z")
+    seed: int = Field(default=0, ge=0)
+    output: str
+    data: DataConfig = Field(discriminator="kind")
+    size: PositiveInt
+    """Height and width of all images, real and synthetic."""
+    codec: CodecConfig = CodecConfig()
+    method: MethodConfig
+    generate: GenerateConfig = GenerateConfig()
+    audit: AuditConfig = AuditConfig()
+    train: TrainConfig
+    compare: CompareConfig
+
+
+def load_recipe(path: str) -> tuple[Recipe, str]:
+    """A recipe and its text, from a file or by the name of a built-in one."""
+    file = Path(path)
+    if not file.exists() and path in builtin_recipes():
+        text = builtin_text(path)
+    else:
+        try:
+            text = file.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"recipe {path} cannot be read: {error}; give a file, or one of {', '.join(builtin_recipes())}"
+            ) from error
+    return parse(Recipe, text, path), text
+
+
+def builtin_recipes() -> list[str]:
+    """Names of the recipes that the package carries."""
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in resources.files("ffr_dist").joinpath("recipes").iterdir()
+        if entry.name.endswith(".yaml")
+    )
+
+
+def builtin_text(name: str) -> str:
+    """The text of a built-in recipe."""
+    if name not in builtin_recipes():
+        raise ConfigError(f"no built-in recipe {name!r}; there are {', '.join(builtin_recipes())}")
+    return resources.files("ffr_dist").joinpath("recipes", f"{name}.yaml").read_text()
+
+
+def build_method(recipe: Recipe, groups: Groups) -> Method:
+    """The recipe's method for the groups of its training split, checked."""
+    method = build(recipe.method, groups=groups, seed=recipe.seed, training=recipe.train)
+    method.check()
+    for cell in recipe.compare.cells:
+        if cell.arm not in method.arms:
+            raise ConfigError(
+                f"compare.cells: {method.name} has no arm {cell.arm!r}; it knows {', '.join(method.arms)}"
+            )
+    return method
+
+
+def pixel_fields(recipe: Recipe, method: Method) -> dict[str, Any]:
+    """The declared settings that determine the pixels of the pool."""
+    return {
+        "seed": recipe.seed,
+        "size": recipe.size,
+        "codec": recipe.codec.model_dump(mode="json"),
+        "batch": recipe.generate.batch,
+        "method": {"name": method.name, **method.pixel_fields()},
+    }
+
+
+def pixel_hash(fields: Mapping[str, Any]) -> str:
+    """Guards an output folder: images of different settings never mix in one pool."""
+    return digest(dict(fields))
+
+
+def claim_output(store: Store, text: str, fields: Mapping[str, Any]) -> None:
+    """Write the recipe into the output first of all; refuse an output that holds other pixels, naming what differs."""
+    body = _with_fields(text, fields)
+    outcome = store.put_if_absent(KEY, body)
+    if isinstance(outcome, Mine):
+        return
+    theirs = _fields_of(outcome, store)
+    mine = flatten(dict(fields))
+    other = flatten(theirs)
+    differing = sorted(key for key in mine.keys() | other.keys() if mine.get(key) != other.get(key))
+    if differing:
+        raise ConflictError(
+            f"{store.url} holds images of other settings; these keys differ: {', '.join(differing)}. "
+            "Write to another folder (--out), or restore the settings"
+        )
+
+
+_MARK = "# The settings that determine the images, as the output was claimed with them:\n# pixels: "
+
+
+def _with_fields(text: str, fields: Mapping[str, Any]) -> bytes:
+    return f"{text.rstrip()}\n\n{_MARK}{json.dumps(dict(fields), sort_keys=True)}\n".encode()
+
+
+def _fields_of(outcome: Theirs, store: Store) -> dict[str, Any]:
+    _, mark, rest = outcome.body.decode(errors="replace").rpartition(_MARK)
+    try:
+        found = json.loads(rest) if mark else None
+    except json.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict):
+        raise ConflictError(f"{store.url}/{KEY} was not written by this program; write to another folder (--out)")
+    return found

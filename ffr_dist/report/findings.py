@@ -1,0 +1,63 @@
+"""What a careful reader would object to, found in the numbers themselves. Pure: a report in, sentences out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ffr_dist.report.content import Cell, Curve, Report, cell_name
+from ffr_dist.report.words import count, percent
+
+_FEW_SAMPLES = 100
+"""Below this the 95 % interval of an accuracy is up to 20 points wide."""
+
+
+def findings(report: Report) -> tuple[str, ...]:
+    """The caller's warnings, then those that follow from the report's values."""
+    found = [*report.warnings]
+    if report.audit is not None:
+        found += [f"The audit failed: {failure}" for failure in report.audit.failures]
+    if report.results is not None:
+        found += _results(report.results.cells, report.results.lead)
+    found += _curves(report.curves)
+    return tuple(dict.fromkeys(found))
+
+
+def _results(cells: Sequence[Cell], lead: tuple[str, str] | None) -> Iterator[str]:
+    if cells and max(len(cell.seeds) for cell in cells) == 1:
+        yield (
+            "One seed: differences of a few points are noise. Intervals cover the test set's size only, "
+            "not what another seed would change."
+        )
+    few = min((cell.n_worst for cell in cells), default=_FEW_SAMPLES)
+    if few < _FEW_SAMPLES:
+        yield f"The worst group has only {count(few)} test samples: read its interval before its accuracy."
+    by_key = {(c.method, c.bias_ratio, c.arm, c.mitigation): c for c in cells}
+    for cell in cells:
+        if lead is None or (cell.arm, cell.mitigation) != lead:
+            continue
+        for arm, meaning in (
+            ("generator_data", "the generator only passed on what it saw"),
+            ("synthetic_only", "training on real images did not help the worst group"),
+        ):
+            control = by_key.get((cell.method, cell.bias_ratio, arm, cell.mitigation))
+            if control is not None and control.worst_group.value >= cell.worst_group.value:
+                yield (
+                    f"At bias ratio {cell.bias_ratio:g} the control {control.name} reaches "
+                    f"{percent(control.worst_group.value)} % in the worst group, {cell.name} "
+                    f"{percent(cell.worst_group.value)} %: as far as this run can tell, {meaning}."
+                )
+
+
+def _curves(curves: Sequence[Curve]) -> Iterator[str]:
+    hurt: dict[str, list[int]] = {}
+    for curve in curves:
+        for stage in curve.stages[1:]:
+            before = [value for step, value in stage.worst_group if step == 0]
+            after = [value for step, value in stage.worst_group if step > 0]
+            if before and after and max(after) < before[0]:
+                hurt.setdefault(f"{cell_name(curve.arm, curve.mitigation)}: {stage.name}", []).append(curve.seed)
+    for name, seeds in hurt.items():
+        yield (
+            f"{name} lowered the validation worst group below what it started from "
+            f"({'seed' if len(set(seeds)) == 1 else 'seeds'} {', '.join(str(seed) for seed in sorted(set(seeds)))})."
+        )

@@ -1,0 +1,114 @@
+"""Tables that sort: captioned, scrollable by keyboard on a narrow screen, numbers aligned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ffr_dist.report.content import Estimate
+from ffr_dist.report.markup import Child, Html, el
+from ffr_dist.report.words import NONE, bounds, count, percent, points
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a cell shows, and the number it sorts by (None: it sorts by its text)."""
+
+    shown: Child
+    number: float | None = None
+    style: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    title: str
+    numeric: bool = True
+    hint: str | None = None
+
+
+def table(
+    ident: str, caption: Child, columns: Sequence[Column], rows: Sequence[Sequence[Entry]], lead: int | None = None
+) -> Html:
+    """The first entry of each row is its header. ``lead`` is the row to set off. Two rows and more can be sorted."""
+    sortable = len(rows) > 1
+    head = el("tr", [_head(column, sortable=sortable) for column in columns])
+    body = [
+        el(
+            "tr",
+            [
+                _cell(entry, column, first=place == 0)
+                for place, (entry, column) in enumerate(zip(row, columns, strict=True))
+            ],
+            class_="lead" if number == lead else None,
+        )
+        for number, row in enumerate(rows)
+    ]
+    return el(
+        "div",
+        el(
+            "table",
+            el("caption", caption, id=f"{ident}-caption"),
+            el("thead", head),
+            el("tbody", body),
+            id=ident,
+            data_sortable=sortable,
+        ),
+        class_="scroll",
+        role="region",
+        tabindex=0,
+        aria_labelledby=f"{ident}-caption",
+    )
+
+
+def text(value: str) -> Entry:
+    return Entry(value)
+
+
+def number(value: float | None, shown: str | None = None) -> Entry:
+    if value is None:
+        return Entry(NONE, math.nan)
+    return Entry(shown if shown is not None else count(int(value)), value)
+
+
+def share(fraction: float | None) -> Entry:
+    """A percentage without an interval."""
+    return number(fraction, None if fraction is None else percent(fraction))
+
+
+def estimate(value: Estimate | None, *, signed: bool = False, style: str | None = None) -> Entry:
+    if value is None:
+        return number(None)
+    show = points if signed else percent
+    interval = bounds(value, signed=signed)
+    shown = [el("span", show(value.value), class_="value"), el("span", interval, class_="bounds") if interval else None]
+    return Entry(shown, value.value, style)
+
+
+def bar(value: int, most: int) -> Entry:
+    """A count with a bar below it, as long as its share of the column's largest."""
+    return Entry(
+        [count(value), el("span", class_="bar", style=f"--share:{100 * value / (most or 1):.1f}%", aria_hidden="true")],
+        value,
+    )
+
+
+def _head(column: Column, *, sortable: bool) -> Html:
+    title = el("button", column.title, type="button", title=column.hint) if sortable else column.title
+    return el(
+        "th",
+        title,
+        scope="col",
+        class_="n" if column.numeric else None,
+        title=None if sortable else column.hint,
+        aria_sort="none" if sortable else None,
+    )
+
+
+def _cell(entry: Entry, column: Column, *, first: bool) -> Html:
+    missing = entry.number is not None and math.isnan(entry.number)
+    sort_key = None if entry.number is None else "" if missing else repr(float(entry.number))
+    classes = " ".join(name for name in ("n" if column.numeric else "", entry.style or "") if name)
+    if first:
+        return el("th", entry.shown, scope="row", class_=classes or None, data_value=sort_key)
+    return el("td", entry.shown, class_=classes or None, data_value=sort_key)

@@ -1,0 +1,101 @@
+"""Pixels to image files and back.
+
+Real and generated images of a recipe go through the same codec, or the codec alone would tell a classifier which is
+which. Equal pixels give equal bytes within one environment (``codec_environment``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import warnings
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, features
+from pydantic import Field
+
+from ffr_dist.config import Config
+from ffr_dist.errors import DataError
+
+ImageFormat = Literal["jpg", "png", "webp"]
+
+_PILLOW_NAMES: dict[ImageFormat, str] = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
+_READABLE = ("JPEG", "PNG", "WEBP", "BMP")
+_UNREADABLE = (
+    OSError,
+    SyntaxError,  # Pillow's word for a broken PNG
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    EOFError,
+    OverflowError,
+    struct.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+class CodecConfig(Config):
+    """How images are stored."""
+
+    format: ImageFormat = "jpg"
+    quality: int = Field(default=95, ge=1, le=100)
+    """Of jpg and webp; png is lossless."""
+
+
+def encode(pixels: NDArray[np.uint8], codec: CodecConfig) -> bytes:
+    """The image file of (height, width, 3) uint8 pixels."""
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise DataError(f"pixels are {pixels.dtype} {pixels.shape}; an image file takes uint8 (height, width, 3)")
+    options: dict[str, Any] = {} if codec.format == "png" else {"quality": codec.quality}
+    out = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(out, _PILLOW_NAMES[codec.format], **options)
+    return out.getvalue()
+
+
+def decode(body: bytes, *, max_pixels: int = 64_000_000) -> NDArray[np.uint8]:
+    """The (height, width, 3) RGB pixels of a JPEG, PNG, WebP or BMP file.
+
+    Anything unreadable, cut short or larger than ``max_pixels`` is a DataError; the size is read before any pixel.
+    Orientation tags are not applied and transparency is dropped.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is the stricter test
+            image = Image.open(io.BytesIO(body), formats=_READABLE)
+            width, height = image.size
+            if width * height > max_pixels:
+                raise DataError(
+                    f"the image has {width}×{height} pixels, more than the {max_pixels:,} allowed; resize it"
+                )
+            return np.array(image.convert("RGB"))
+    except _UNREADABLE as error:
+        raise DataError(f"not a readable image ({error or type(error).__name__}); replace or remove it") from error
+
+
+def format_of(body: bytes) -> ImageFormat:
+    """Which of the stored formats a file is, by its first bytes."""
+    if body.startswith(b"\xff\xd8\xff"):
+        return "jpg"
+    if body.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if body[:4] == b"RIFF" and body[8:12] == b"WEBP":
+        return "webp"
+    raise DataError("the file is neither JPEG, PNG nor WebP; convert it, or let the import encode it anew")
+
+
+def blake2b16(pixels: NDArray[np.uint8]) -> bytes:
+    """16 bytes that are equal for images of equal size and pixels."""
+    digest = hashlib.blake2b(",".join(map(str, pixels.shape)).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.digest()
+
+
+def codec_environment() -> str:
+    """The libraries that turn pixels into bytes here: other ones may give other bytes."""
+    jpeg = features.version("libjpeg_turbo") or features.version("jpg")
+    return f"Pillow {Image.__version__}, jpeg {jpeg}, zlib {features.version('zlib')}, webp {features.version('webp')}"

@@ -1,0 +1,126 @@
+"""Where each image of a finished set lies: one parquet table, in the order of shards and of members within them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ffr_dist.errors import BrokenError
+from ffr_dist.groups import Groups
+from ffr_dist.records import INDEX, Provenance
+from ffr_dist.shards.manifest import Manifest
+from ffr_dist.shards.refs import fetch
+from ffr_dist.store import Store
+
+_ROW_GROUP = 65_536
+
+
+def index_rows(
+    *,
+    shard: int,
+    offsets: Sequence[int],
+    sizes: Sequence[int],
+    keys: Sequence[str],
+    group_names: Sequence[str],
+    groups: Groups,
+    source: Provenance,
+    source_keys: pa.Array | None = None,
+    seeds: pa.Array | None = None,
+    prompts: pa.Array | None = None,
+    names: Sequence[str] | None = None,
+) -> pa.Table:
+    """The rows of one shard's images."""
+    cells = {group.name: group for group in groups}
+    rows = len(keys)
+    columns = {
+        "shard": pa.repeat(pa.scalar(shard, pa.int32()), rows),
+        "offset": offsets,
+        "size": sizes,
+        "key": keys,
+        "group": group_names,
+        "label": [cells[name].label for name in group_names],
+        "bias": [cells[name].bias for name in group_names],
+        "source": pa.repeat(source, rows),
+        "source_key": source_keys if source_keys is not None else pa.nulls(rows, pa.string()),
+        "seed": seeds if seeds is not None else pa.nulls(rows, pa.int64()),
+        "prompt": prompts if prompts is not None else pa.nulls(rows, pa.string()),
+        "name": names if names is not None else pa.nulls(rows, pa.string()),
+    }
+    return pa.Table.from_pydict(columns, schema=INDEX)
+
+
+class IndexWriter:
+    """Collects rows shard by shard; holds the written form, which is small, and at most one row group besides."""
+
+    def __init__(self) -> None:
+        self._out = io.BytesIO()
+        self._file = pq.ParquetWriter(
+            self._out, INDEX, compression="zstd", use_dictionary=["group", "source", "prompt"], write_statistics=False
+        )
+        self._waiting: list[pa.Table] = []
+        self._rows = 0
+
+    def add(self, rows: pa.Table) -> None:
+        self._waiting.append(rows)
+        self._rows += rows.num_rows
+        if self._rows >= _ROW_GROUP:
+            self._flush()
+
+    def close(self) -> bytes:
+        """The index file."""
+        if self._waiting:
+            self._flush()
+        self._file.close()
+        return self._out.getvalue()
+
+    def _flush(self) -> None:
+        self._file.write_table(pa.concat_tables(self._waiting))
+        self._waiting = []
+        self._rows = 0
+
+
+def read_index(store: Store, manifest: Manifest, columns: Sequence[str] | None = None) -> pa.Table:
+    """The index that a manifest names, or some columns of it, checked against its hash and against the manifest."""
+    return parse_index(fetch(store, manifest.index), manifest, columns)
+
+
+def parse_index(body: bytes, manifest: Manifest, columns: Sequence[str] | None = None) -> pa.Table:
+    """As :func:`read_index`, from the file's bytes; BrokenError where it does not fit its manifest."""
+    key = manifest.index.key
+    try:
+        file = pq.ParquetFile(pa.BufferReader(body))
+        if not file.schema_arrow.equals(INDEX):
+            raise BrokenError(f"{key} does not have the columns of an index; restore it")
+        if file.metadata.num_rows != manifest.images:
+            raise BrokenError(f"{key} has {file.metadata.num_rows} rows for {manifest.images} images; restore it")
+        _check(file.read(columns=["shard", "offset", "size", "group", "label", "bias"]), manifest)
+        return file.read(columns=None if columns is None else list(columns))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise BrokenError(f"{key} is not a readable index ({error}); restore it") from error
+
+
+def _check(table: pa.Table, manifest: Manifest) -> None:
+    key = manifest.index.key
+    shard = table["shard"].to_numpy()
+    offset = table["offset"].to_numpy()
+    size = table["size"].to_numpy()
+    images = np.array([ref.images for ref in manifest.shards], np.int64)
+    if not np.array_equal(shard, np.repeat(np.arange(len(images)), images)):
+        raise BrokenError(f"{key}: its rows do not follow the manifest's shards; restore it")
+    ends = np.array([ref.bytes for ref in manifest.shards], np.int64)[shard]
+    if ((offset < 0) | (size < 0) | (size > ends) | (offset > ends - size)).any():
+        raise BrokenError(f"{key}: a row points outside its shard; restore it")
+    for group in manifest.group_list:
+        here = pc.equal(table["group"], group.name)
+        fits = pc.and_(here, pc.and_(pc.equal(table["label"], group.label), pc.equal(table["bias"], group.bias)))
+        count = pc.sum(here).as_py() or 0
+        if count != manifest.groups[group.name] or (pc.sum(fits).as_py() or 0) != count:
+            raise BrokenError(
+                f"{key}: group {group.name} has {count} rows, some perhaps of another label or bias, where the "
+                f"manifest has {manifest.groups[group.name]}; restore it"
+            )

@@ -1,0 +1,149 @@
+"""What a finished set is: its shards, counts and provenance. What no manifest names does not exist for a reader.
+
+``manifest_sha256`` is the set's name by content: sha256 over lines ``key SP group SP sha256-of-image-bytes LF``, sorted
+by key. Anyone can recompute it with tarfile and hashlib.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from ffr_dist.errors import BrokenError, InputError
+from ffr_dist.groups import Group, Groups
+from ffr_dist.shards import documents, layout
+from ffr_dist.shards.codec import CodecConfig
+from ffr_dist.shards.documents import CLOSED, Count, Sha256
+from ffr_dist.shards.refs import ObjectRef
+from ffr_dist.store import Store, Theirs
+
+DIGEST_ROWS = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("group", pa.string(), nullable=False),
+        pa.field("sha256", pa.binary(32), nullable=False),
+    ]
+)
+"""What ``manifest_digest`` is made of: one row per image, in any order."""
+
+_SLICE = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRef:
+    """A tar of the set."""
+
+    key: str
+    sha256: Sha256
+    bytes: Count
+    images: Annotated[int, Field(ge=1)]
+
+    @property
+    def object(self) -> ObjectRef:
+        return ObjectRef(self.key, self.sha256, self.bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """One finished set, of one revision of the selection."""
+
+    revision: Annotated[int, Field(ge=0, le=9999)]
+    kind: Literal["generated", "imported"]
+    images: Count
+    groups: Mapping[str, Count]
+    """Images of each declared group."""
+    group_list: tuple[Group, ...]
+    shards: tuple[ShardRef, ...]
+    index: ObjectRef
+    codec: CodecConfig | None
+    """None where an import kept its publisher's files."""
+    size: int | None
+    """Height and width of each image; None where they differ."""
+    manifest_sha256: Sha256
+    environments: tuple[Mapping[str, str], ...]
+    """The distinct environments that the images come from."""
+    abandoned: tuple[Count, ...]
+    """Intervals that were given up."""
+    detail: Mapping[str, Any]
+    """What the caller wants on record."""
+
+    __pydantic_config__ = CLOSED
+
+    def __post_init__(self) -> None:
+        if tuple(self.groups) != tuple(group.name for group in self.group_list):
+            # JSON objects are written with sorted keys; the declared order is the list's.
+            ordered = {group.name: self.groups[group.name] for group in self.group_list if group.name in self.groups}
+            if len(ordered) != len(self.groups) or len(ordered) != len(self.group_list):
+                raise ValueError("groups and group_list do not name the same groups")
+            object.__setattr__(self, "groups", ordered)
+        if self.images != sum(self.groups.values()) or self.images != sum(shard.images for shard in self.shards):
+            raise ValueError("images is not the sum over groups and over shards")
+        if len({shard.key for shard in self.shards}) != len(self.shards):
+            raise ValueError("a shard is named twice")
+        for shard in self.shards:
+            if layout.interval_of_shard(shard.key, shard.sha256, "tar") is None:
+                raise ValueError(f"{shard.key} is not the name of a shard of that hash")
+        if layout.revision_of_index(self.index.key, self.index.sha256) != self.revision:
+            raise ValueError(f"{self.index.key} is not the name of this revision's index of that hash")
+
+    @property
+    def declared(self) -> Groups:
+        """The groups as declared, in order."""
+        return Groups(self.group_list)
+
+
+def manifest_digest(rows: pa.Table) -> str:
+    """``manifest_sha256`` of a table of ``DIGEST_ROWS``."""
+    order = pc.sort_indices(rows["key"])
+    digest = hashlib.sha256()
+    for start in range(0, rows.num_rows, _SLICE):
+        part = rows.take(order.slice(start, _SLICE))
+        for key, group, sha256 in zip(*(part[name].to_pylist() for name in DIGEST_ROWS.names), strict=True):
+            digest.update(f"{key} {group} {sha256.hex()}\n".encode())
+    return digest.hexdigest()
+
+
+def latest_manifest(store: Store) -> Manifest | None:
+    """The manifest of the highest revision; None where nothing is finished."""
+    numbers = [layout.revision_of_manifest(info.key) for info in store.list(layout.MANIFESTS)]
+    known = [number for number in numbers if number is not None]
+    if not known:
+        return None
+    key = layout.manifest_key(max(known))
+    return _parse(key, store.get(key))
+
+
+def read_manifest(store: Store) -> Manifest:
+    """As :func:`latest_manifest`, where there must be one."""
+    manifest = latest_manifest(store)
+    if manifest is None:
+        raise InputError(f"{store.url} is not finished, so it cannot be read yet: run 'ffr generate' or 'ffr import'")
+    return manifest
+
+
+def publish_manifest(store: Store, manifest: Manifest) -> Manifest:
+    """Make a set visible, last of all; the manifest that stands afterwards (an earlier one, if there was one)."""
+    key = layout.manifest_key(manifest.revision)
+    result = store.put_if_absent(key, documents.to_bytes(manifest))
+    standing = _parse(key, result.body) if isinstance(result, Theirs) else manifest
+    copy_manifest(store, standing)
+    return standing
+
+
+def copy_manifest(store: Store, manifest: Manifest) -> None:
+    """Bring the copy for people up to date, which a crash after the manifest may have left undone."""
+    latest = latest_manifest(store) or manifest
+    store.put(layout.MANIFEST_COPY, documents.to_bytes(latest))
+
+
+def _parse(key: str, body: bytes) -> Manifest:
+    manifest = documents.from_bytes(Manifest, body, key)
+    if layout.manifest_key(manifest.revision) != key:
+        raise BrokenError(f"{key} calls itself revision {manifest.revision}; restore it")
+    return manifest
