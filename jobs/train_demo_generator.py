@@ -50,7 +50,7 @@ CRITIC = FitConfig(
     steps=700, lr=2e-3, schedule="cosine", warmup_steps=20, checkpoint_every=700, log_every=100, seed=SEED
 )
 AUTOENCODER = FitConfig(
-    steps=2_500,
+    steps=2_600,
     lr=2e-3,
     betas=(0.9, 0.99),
     weight_decay=1e-4,
@@ -152,8 +152,9 @@ class Compressor(nn.Module):
         error = again - images
         across, down = error.diff(dim=-1).abs().flatten(1).mean(1), error.diff(dim=-2).abs().flatten(1).mean(1)
         kl = posterior.kl() / posterior.mean[0].numel()
-        loss: torch.Tensor = (0.5 * error.abs() + error.square()).flatten(1).mean(1) + EDGE_WEIGHT * (across + down)
-        return loss + KL_WEIGHT * kl + CRITIC_WEIGHT * self._critique(again, images)
+        likeness = (0.5 * error.abs() + error.square()).flatten(1).mean(1) + EDGE_WEIGHT * (across + down)
+        loss: torch.Tensor = likeness + KL_WEIGHT * kl + CRITIC_WEIGHT * self._critique(again, images)
+        return loss
 
     def _critique(self, again: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -287,7 +288,7 @@ def train_autoencoder(workshop: Workshop, pool: Pool, critic: Critic) -> Any:
         out_channels=3,
         latent_channels=LATENT_CHANNELS,
         sample_size=SIZE,
-        block_out_channels=(24, 48, 96),
+        block_out_channels=(32, 48, 64),
         layers_per_block=1,
         norm_num_groups=8,
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -395,7 +396,7 @@ def train_denoiser(workshop: Workshop, latents: Pool, tokenizer: Any) -> Denoise
 
 def save(folder: Path, vae: Any, denoiser: Denoiser, tokenizer: Any, words: Path) -> None:
     """The pipeline in half precision, with the sampler that needs the fewest steps."""
-    scheduler = diffusers.DPMSolverMultistepScheduler(**NOISE_SCHEDULE, lambda_min_clipped=-5.1)
+    scheduler = diffusers.DPMSolverMultistepScheduler(**NOISE_SCHEDULE, lambda_min_clipped=-5.1, steps_offset=1)
     pipe = diffusers.StableDiffusionPipeline(
         vae=copy.deepcopy(vae),
         text_encoder=copy.deepcopy(denoiser.text_encoder),
@@ -407,6 +408,9 @@ def save(folder: Path, vae: Any, denoiser: Denoiser, tokenizer: Any, words: Path
         requires_safety_checker=False,
     )
     pipe.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
+    # transformers opens a part in the type that its config names, diffusers in float32: let both do that.
+    config = folder / "text_encoder" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
     for name in ("vocab.json", "merges.txt"):
         shutil.copy(words / name, folder / "tokenizer" / name)
     for path in folder.rglob("*"):

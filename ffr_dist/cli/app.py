@@ -1,10 +1,7 @@
 """The verbs. Each turns arguments into one call of ``launch``, shows the result, and lets errors become exit codes.
 
-    0  done
-    2  wrong input: nothing was started
-    3  stopped or unfinished: the printed command goes on
-    4  checked, and found broken
-    1  a bug
+Exit codes: 0 done; 2 wrong input, nothing was started; 3 stopped or unfinished, the printed command goes on;
+4 checked, and found broken; 1 a bug.
 """
 
 from __future__ import annotations
@@ -295,7 +292,7 @@ def _cell(verb: str, recipe: str, out: str | None, arm: str, mitigation: str, se
     if row is not None:
         results_table(_console(), [row])
     else:
-        _console().print(f"weights: {started.store.url}/{trained.weights}", highlight=False)
+        _console().print(f"weights: {started.store.url}/{trained[-1].weights}", highlight=False)
 
 
 def _start(verb: str, recipe: str, out: str | None, show: Any) -> Any:

@@ -58,7 +58,8 @@ class Show:
                 self._training(event)
 
     def _generating(self, event: Generating) -> None:
-        done, total = _kept(event), sum(event.quota.values())
+        total = sum(event.quota.values())
+        done = min(total, _kept(event) + event.in_flight)
         rate = "rate unknown" if event.images_per_second is None else f"{event.images_per_second:.1f} images/s"
         left = "" if event.eta_s is None else f", {_duration(event.eta_s)} to go"
         note = f"{rate}{left}, round {event.round}, {event.committed}/{event.planned} shards, {event.workers} workers"

@@ -40,33 +40,33 @@ def ingest(
 ) -> Manifest:
     """Write ``split`` as shards into ``store``, unless it is there already.
 
-    With ``keep_bytes``, files are stored as they are; they must have the codec's format and the size already.
-    An image that cannot be used refuses the split, or is left out and counted in the manifest where the split says so.
+    With ``keep_bytes``, files are stored as they are, whatever their size and format; they are decoded all the same, to
+    see that they can be. An image that cannot be used refuses the split, or is left out and counted in the manifest
+    where the split says so.
     """
-    detail: dict[str, Any] = {"identity": dict(split.identity), "keep_bytes": keep_bytes}
+    detail: dict[str, Any] = {"identity": dict(split.identity)}
 
     def convert(sample: Sample) -> bytes:
-        if keep_bytes and isinstance(sample.image, bytes):
-            return _checked(sample.image, codec, size)
+        if keep_bytes:
+            return _kept(sample.image)
         pixels = decode(sample.image) if isinstance(sample.image, bytes) else sample.image
         return encode(_resized(pixels, size), codec)
 
+    asked = (None, None) if keep_bytes else (codec, size)
     manifest = write_imported(
         store,
         split.name,
         split.groups,
         _usable(split, convert, detail),
-        codec=codec,
-        size=size,
+        codec=asked[0],
+        size=asked[1],
         images_per_shard=images_per_shard,
-        detail=detail,
+        detail=detail,  # read when the last image is written
     )
-    asked = (codec, size, keep_bytes)
-    there = (manifest.codec, manifest.size, manifest.detail.get("keep_bytes"))
-    if there != asked:
+    if (manifest.codec, manifest.size) != asked:
         raise ConflictError(
-            f"{store.url} holds this split with another codec, size or keep_bytes ({there[0]}, size {there[1]}, "
-            f"keep_bytes {there[2]}); choose another output, or give the settings it was imported with"
+            f"{store.url} holds this split already, imported {_manner(manifest.codec, manifest.size)} and not "
+            f"{_manner(*asked)}; choose another output, or go back to the settings that it was imported with"
         )
     return manifest
 
@@ -135,11 +135,15 @@ def _resized(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC))
 
 
-def _checked(body: bytes, codec: CodecConfig, size: int) -> bytes:
-    pixels = decode(body)
-    if pixels.shape != (size, size, 3) or format_of(body) != codec.format:
-        raise DataError(
-            f"it is not a {codec.format} of {size} x {size} pixels, and keep_bytes stores files as they are; "
-            "import without it"
-        )
-    return body
+def _kept(image: NDArray[np.uint8] | bytes) -> bytes:
+    if not isinstance(image, bytes):
+        raise DataError("it is made of pixels and has no file to keep; import it without keep_bytes")
+    format_of(image)
+    decode(image)
+    return image
+
+
+def _manner(codec: CodecConfig | None, size: int | None) -> str:
+    if codec is None:
+        return "as its publisher's files"
+    return f"as {codec.format} of quality {codec.quality}, {size} pixels wide"

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from ffr_dist.metrics import Count, group_metrics
 from ffr_dist.models.classifier import build_classifier, load_weights, save_weights
 from ffr_dist.read.dataset import Dataset, open_dataset
 from ffr_dist.recipe import CellConfig
+from ffr_dist.shards import layout
 from ffr_dist.store import Store
 from ffr_dist.train import Checkpoints, FitConfig, FitResult, Progress, Score, fit
 from ffr_dist.train.classify import classification_task
@@ -53,6 +55,8 @@ class TrainedStage:
     sha256: str
     identity: Mapping[str, Any]
     history: list[dict[str, Any]]
+    seconds: float
+    """What training took, all alternatives together; of the last start only, where it was resumed."""
     chosen: Mapping[str, Any]
     """The fit settings that validated best, its score and step."""
 
@@ -85,24 +89,28 @@ def stages_of(run: Run, cell: CellConfig, data: CellData) -> tuple[Stage, ...]:
     return stages
 
 
-def train_cell(run: Run, cell: CellConfig, seed: int, data: CellData, *, until: str | None = None) -> TrainedStage:
-    """Train the stages of a cell that are not done yet, up to the one named ``until``."""
-    trained: TrainedStage | None = None
+def train_cell(
+    run: Run, cell: CellConfig, seed: int, data: CellData, *, until: str | None = None
+) -> list[TrainedStage]:
+    """Train the stages of a cell that are not done yet, up to the one named ``until``; all of them, in order."""
+    trained: list[TrainedStage] = []
     stages = stages_of(run, cell, data)
     if until is not None and until not in {stage.name for stage in stages}:
         raise InputError(
             f"arm {cell.arm} has no stage {until!r}; it has {', '.join(stage.name for stage in stages)}"
         )
     for stage in stages:
-        trained = _train_stage(run, f"{cell.arm} × {cell.mitigation}, seed {seed}", stage, seed, data, trained)
+        trained.append(_train_stage(run, _Asked(cell, seed, stage, trained[-1] if trained else None), data))
         if stage.name == until:
             break
-    assert trained is not None, "a method returns at least one stage"
     return trained
 
 
-def score_cell(run: Run, cell: CellConfig, seed: int, data: CellData, trained: TrainedStage) -> dict[str, Any]:
+def score_cell(
+    run: Run, cell: CellConfig, seed: int, data: CellData, stages: Sequence[TrainedStage]
+) -> dict[str, Any]:
     """The row of results of a trained cell, scored on test once and kept beside its weights."""
+    trained = stages[-1]
     key = f"{trained.folder}/test-{data.test.fingerprint[:12]}.json"
     try:
         counts = {name: Count(*pair) for name, pair in json.loads(run.store.get(key)).items()}
@@ -125,79 +133,125 @@ def score_cell(run: Run, cell: CellConfig, seed: int, data: CellData, trained: T
         "pool": data.pool_fingerprint,
         "real": data.real_fingerprint,
         "groups": {name: {"correct": count.correct, "count": count.count} for name, count in counts.items()},
-        "weights": trained.weights,
+        "stages": [stage.folder for stage in stages],
         "chosen": dict(trained.chosen),
     }
 
 
-def _train_stage(
-    run: Run, cell: str, stage: Stage, seed: int, data: CellData, before: TrainedStage | None
-) -> TrainedStage:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A stage to train: whose, and from what."""
+
+    cell: CellConfig
+    seed: int
+    stage: Stage
+    before: TrainedStage | None
+
+    @property
+    def cell_name(self) -> str:
+        return f"{self.cell.arm} × {self.cell.mitigation}, seed {self.seed}"
+
+    @property
+    def what(self) -> str:
+        return f"{self.stage.name}: {self.cell_name}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    """One of a stage's alternatives, trained."""
+
+    config: FitConfig
+    result: FitResult
+    weights: bytes
+
+    @property
+    def value(self) -> tuple[float, ...]:
+        return () if self.result.best is None else self.result.best.value
+
+
+def _train_stage(run: Run, asked: _Asked, data: CellData) -> TrainedStage:
     sets = {
         source.set: data.sets[source.set] if source.counts is None else data.sets[source.set].lowest(source.counts)
-        for source in stage.sources
+        for source in asked.stage.sources
     }
     identity = {
-        "stage": stage.identity(),
+        "stage": asked.stage.identity(),
         "model": run.recipe.train.model.model_dump(mode="json"),
         "augment": run.recipe.train.augment,
-        "seed": seed,
+        "seed": asked.seed,
         "sets": {name: chosen.fingerprint for name, chosen in sets.items()},
         "val": data.val.fingerprint,
-        "init": None if before is None else before.sha256,
+        "init": None if asked.before is None else asked.before.sha256,
     }
-    folder = f"train/{digest(identity, 16)}"
-    what = f"{stage.name}: {cell}"
-    found = _read_stage(run.store, folder)
+    folder = layout.train_folder(digest(identity, 16))
+    found = read_stage(run.store, folder)
     if found is not None:
-        run.tell(Ended(what, _told(found), reused=True))
+        run.tell(Ended(asked.what, _told(found), reused=True))
         return found
-    run.tell(Began(what))
+    run.tell(Began(asked.what))
+    began = time.monotonic()
+    fits = [
+        _fit(run, asked, data, sets, config=template.model_copy(update={"seed": asked.seed}), prefix=f"{folder}/fit-{n}")
+        for n, template in enumerate(asked.stage.fits)
+    ]
+    best = max(fits, key=lambda fitted: fitted.value)  # the first of equals
+    trained = _write_stage(run.store, folder, identity, best, time.monotonic() - began)
+    _warn_if_worse(run, asked, trained)
+    run.tell(Ended(asked.what, _told(trained)))
+    return trained
+
+
+def _fit(
+    run: Run, asked: _Asked, data: CellData, sets: Mapping[str, Dataset], *, config: FitConfig, prefix: str
+) -> _Fitted:
+    model = build_classifier(run.recipe.train.model, data.sets["real"].groups.classes, asked.seed)
+    if asked.before is not None:
+        model.load_state_dict(load_weights(_weights_body(run.store, asked.before)))
 
     def validate(model: nn.Module) -> Score:
         return _score(model, data.val)
 
-    best: tuple[FitResult, FitConfig, bytes] | None = None
-    for number, template in enumerate(stage.fits):
-        config = template.model_copy(update={"seed": seed})
-        model = build_classifier(run.recipe.train.model, data.sets["real"].groups.classes, seed)
-        if before is not None:
-            model.load_state_dict(load_weights(_weights_body(run.store, before)))
-        task = classification_task(
-            stage, model, sets, run.study.groups, seed, validate=validate, augment=run.recipe.train.augment
-        )
+    def tell(progress: Progress) -> None:
+        run.tell(Training(asked.cell_name, asked.stage.name, progress))
 
-        def tell(progress: Progress) -> None:
-            run.tell(Training(cell, stage.name, progress))
+    task = classification_task(
+        asked.stage,
+        model,
+        sets,
+        run.study.groups,
+        asked.seed,
+        validate=validate,
+        augment=run.recipe.train.augment,
+    )
+    result = fit(task, config, checkpoints=Checkpoints(run.store, prefix), progress=tell)
+    return _Fitted(config, result, save_weights(model))
 
-        result = fit(task, config, checkpoints=Checkpoints(run.store, f"{folder}/fit-{number}"), progress=tell)
-        if best is None or (result.best and best[0].best and result.best.value > best[0].best.value):
-            best = (result, config, save_weights(model))
-    assert best is not None, "a stage has at least one fit"
-    result, config, body = best
-    sha256 = hashlib.sha256(body).hexdigest()
+
+def _write_stage(
+    store: Store, folder: str, identity: Mapping[str, Any], best: _Fitted, seconds: float
+) -> TrainedStage:
+    sha256 = hashlib.sha256(best.weights).hexdigest()
     weights = f"{folder}/weights-{sha256[:12]}.safetensors"
-    run.store.put(weights, body)
-    done = {
-        "identity": identity,
-        "weights": weights,
-        "sha256": sha256,
-        "history": result.history,
-        "chosen": {
-            "lr": config.lr,
-            "step": result.best_step,
-            "val_worst_group": None if result.best is None else result.best.value[0],
-            **({} if result.best is None else dict(result.best.detail)),
+    score = best.result.best
+    trained = TrainedStage(
+        folder=folder,
+        weights=weights,
+        sha256=sha256,
+        identity=identity,
+        history=best.result.history,
+        seconds=round(seconds, 3),
+        chosen={
+            "lr": best.config.lr,
+            "step": best.result.best_step,
+            "val_worst_group": None if score is None else score.value[0],
+            **({} if score is None else dict(score.detail)),
         },
-    }
-    run.store.put(f"{folder}/stage.json", json.dumps(done, sort_keys=True).encode())
-    for info in list(run.store.list(folder)):
-        if "/fit-" in info.key:
-            run.store.delete(info.key)
-    trained = _read_stage(run.store, folder)
-    assert trained is not None, "it was written just now"
-    _warn_if_worse(run, what, stage, trained)
-    run.tell(Ended(what, _told(trained)))
+    )
+    store.put(weights, best.weights)
+    store.put(f"{folder}/stage.json", json.dumps(asdict(trained), sort_keys=True).encode())
+    for info in list(store.list(folder)):
+        if info.key.startswith(f"{folder}/fit-"):
+            store.delete(info.key)
     return trained
 
 
@@ -209,19 +263,12 @@ def _score(model: nn.Module, val: Dataset) -> Score:
     )
 
 
-def _read_stage(store: Store, folder: str) -> TrainedStage | None:
+def read_stage(store: Store, folder: str) -> TrainedStage | None:
+    """A finished stage, or None."""
     try:
-        done = json.loads(store.get(f"{folder}/stage.json"))
+        return TrainedStage(**json.loads(store.get(f"{folder}/stage.json")))
     except MissingError:
         return None
-    return TrainedStage(
-        folder=folder,
-        weights=done["weights"],
-        sha256=done["sha256"],
-        identity=done["identity"],
-        history=done["history"],
-        chosen=done["chosen"],
-    )
 
 
 def _weights_body(store: Store, trained: TrainedStage) -> bytes:
@@ -241,13 +288,13 @@ def _load(run: Run, trained: TrainedStage, data: CellData) -> nn.Module:
     return model.eval()
 
 
-def _warn_if_worse(run: Run, what: str, stage: Stage, trained: TrainedStage) -> None:
+def _warn_if_worse(run: Run, asked: _Asked, trained: TrainedStage) -> None:
     """Fine-tuning that lowers the validation worst group has taught the bias again; the reader must know."""
     scores = [row for row in trained.history if "score" in row]
-    if stage.name == "finetune" and scores and trained.chosen["val_worst_group"] < scores[0]["score"][0]:
+    if asked.before is not None and scores and trained.chosen["val_worst_group"] < scores[0]["score"][0]:
         run.tell(
             Warned(
-                f"{what} lowered the validation worst group from {scores[0]['score'][0]:.1%} to "
+                f"{asked.what} lowered the validation worst group from {scores[0]['score'][0]:.1%} to "
                 f"{trained.chosen['val_worst_group']:.1%} ({scores[0]['val_n_worst']} samples)"
             )
         )

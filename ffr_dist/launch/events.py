@@ -34,6 +34,8 @@ class Generating:
     quota: Mapping[str, int]
     accepted: Mapping[str, int]
     tried: Mapping[str, int]
+    in_flight: int
+    """Images kept so far of intervals that are not committed yet."""
     planned: int
     """Intervals planned so far."""
     committed: int

@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -167,26 +169,53 @@ class DiffusersSampler:
 
 
 def _load(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
-    import diffusers  # noqa: PLC0415 (heavy)
     import torch  # noqa: PLC0415
 
     name = str(_read_json(folder / "model_index.json")["_class_name"])
-    # No safety checker: what is kept and why is the worker's keep rules' to say, image by image.
-    pipe = getattr(diffusers, name).from_pretrained(
-        str(folder),
-        torch_dtype=dtype,
-        use_safetensors=True,
-        local_files_only=True,
-        safety_checker=None,
-        feature_extractor=None,
-        image_encoder=None,
-        requires_safety_checker=False,
-    )
+    with _quiet():
+        import diffusers  # noqa: PLC0415 (heavy)
+
+        # No safety checker: what is kept and why is the worker's keep rules' to say, image by image.
+        pipe = getattr(diffusers, name).from_pretrained(
+            str(folder),
+            torch_dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            safety_checker=None,
+            feature_extractor=None,
+            image_encoder=None,
+            requires_safety_checker=False,
+        )
     pipe.set_progress_bar_config(disable=True)
     pipe.to(device)
     pipe.unet.to(memory_format=torch.channels_last)
     pipe.vae.to(memory_format=torch.channels_last)
     return pipe
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the loaders' progress bars and advice off a terminal that shows our own."""
+    from transformers.utils import logging  # noqa: PLC0415 (heavy)
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    from diffusers.utils import logging as diffusers_logging  # noqa: PLC0415
+
+    diffusers_bars = diffusers_logging.is_progress_bar_enabled()
+    diffusers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            # The name that every supported release of diffusers knows.
+            warnings.filterwarnings("ignore", message="`torch_dtype` is deprecated", category=FutureWarning)
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+        if diffusers_bars:
+            diffusers_logging.enable_progress_bar()
 
 
 def _resolve(config: GeneratorConfig) -> Path:

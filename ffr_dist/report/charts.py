@@ -15,11 +15,12 @@ from ffr_dist.report.content import BASELINE, Cell, Curve, Distances, Estimate, 
 from ffr_dist.report.markup import Child, Html, el, fragment
 from ffr_dist.report.words import percent
 
-WIDE = 860
+WIDE = 1000
 NARROW = 350
 """Width below which labels stand above their rows instead of beside them: a phone held upright."""
 
 _TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+_FRIENDLY = (1.0, 1.2, 1.6, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0)
 _MOST_POINTS = 240
 """More than that on a line 300 pixels wide is file size only."""
 
@@ -57,12 +58,17 @@ def interval_chart(cells: Sequence[Cell], lead: tuple[str, str] | None, *, ident
         "Worst-group accuracy and group mean of each arm and mitigation",
         summary,
         _legend(axis.start, 16, beside=beside),
+        [
+            el("rect", x=0, y=top + row * number, width=width, height=row, rx=4, class_="band")
+            for number, cell in enumerate(cells)
+            if (cell.arm, cell.mitigation) == lead
+        ],
         _frame(axis, top, bottom),
+        _baseline(axis.at(baseline), top, bottom) if baseline is not None else None,
         [
             _interval_row(cell, axis, top + row * number, row, width, leads=(cell.arm, cell.mitigation) == lead)
             for number, cell in enumerate(cells)
         ],
-        _baseline(axis.at(baseline), top, bottom) if baseline is not None else None,
         el("text", "accuracy on the test set, %", x=(axis.start + axis.end) / 2, y=bottom + 36, class_="axis mid"),
     )
 
@@ -92,7 +98,7 @@ def training_chart(curves: Sequence[Curve], *, ident: str, width: int = 340) -> 
             for stage, start, length in zip(stages, starts, lengths, strict=True)
         ],
         el("text", "loss", x=across.end, y=34, class_="axis end"),
-        el("text", "validation worst group, %", x=across.end, y=120, class_="axis end"),
+        el("text", "validation worst group, %", x=across.end, y=115, class_="axis end"),
         [
             fragment(
                 _path([(across.at(start + s), loss.at(v)) for s, v in stage.loss if math.isfinite(v)], "loss-line"),
@@ -200,7 +206,7 @@ def _interval_row(cell: Cell, axis: _Axis, top: float, row: float, width: int, *
         cell.name,
         x=axis.start - 16 if beside else axis.start,
         y=middle + 4 if beside else top + 18,
-        class_=f"label{' end' if beside else ''}{' lead' if leads else ''}",
+        class_=f"label name{' end' if beside else ''}",
     )
     figures = el(
         "text",
@@ -212,7 +218,6 @@ def _interval_row(cell: Cell, axis: _Axis, top: float, row: float, width: int, *
     )
     return el(
         "g",
-        el("rect", x=0, y=top, width=width, height=row, rx=4, class_="band") if leads else None,
         label,
         figures,
         _whisker(cell.group_mean, axis, mean, "mean"),
@@ -223,7 +228,7 @@ def _interval_row(cell: Cell, axis: _Axis, top: float, row: float, width: int, *
         ],
         _diamond(axis.at(cell.group_mean.value), mean),
         _dot(axis.at(cell.worst_group.value), worst),
-        class_="row",
+        class_="leading" if leads else None,
     )
 
 
@@ -250,7 +255,9 @@ def _rule(across: _Axis, y: float, text: str) -> Html:
 
 def _stage_marks(name: str, start: float, end: float, divided: bool) -> Html:
     return fragment(
-        el("line", x1=start, x2=start, y1=18, y2=216, class_="divider") if divided else None,
+        [el("line", x1=start, x2=start, y1=top, y2=bottom, class_="divider") for top, bottom in ((20, 98), (122, 218))]
+        if divided
+        else None,
         el("text", name, x=(start + end) / 2, y=13, class_="axis mid"),
     )
 
@@ -314,8 +321,8 @@ def _training_summary(curves: Sequence[Curve]) -> str:
 
 
 def _round_up(value: float) -> float:
-    """The next of 1, 2, 2.5, 5, 10 times a power of ten: a friendly end of an axis."""
+    """The next friendly number: an axis ends there, and has a tick at its half."""
     if not value > 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in (1.0, 2.0, 2.5, 5.0, 10.0) if step * power >= value * (1 - 1e-9))
+    return next(step * power for step in _FRIENDLY if step * power >= value * (1 - 1e-9))

@@ -55,7 +55,9 @@ def _curves(curves: Sequence[Curve]) -> Iterator[str]:
             before = [value for step, value in stage.worst_group if step == 0]
             after = [value for step, value in stage.worst_group if step > 0]
             if before and after and max(after) < before[0]:
-                hurt.setdefault(f"{cell_name(curve.arm, curve.mitigation)}: {stage.name}", []).append(curve.seed)
+                hurt.setdefault(f"{cell_name(curve.arm, curve.mitigation)}: stage {stage.name!r}", []).append(
+                    curve.seed
+                )
     for name, seeds in hurt.items():
         yield (
             f"{name} lowered the validation worst group below what it started from "

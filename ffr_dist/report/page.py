@@ -222,22 +222,29 @@ def _group_table(cells: Sequence[Cell], leads: int | None, ordinal: int, title: 
     for cell in cells:
         scores = {score.group: score for score in cell.groups}
         lowest = min((score.accuracy.value for score in cell.groups), default=None)
-        row = [Entry([cell.arm, el("span", cell.mitigation, class_="small")])]
+        row = [text(cell.name)]
         for name in names:
             score = scores.get(name)
             if score is None:
                 row.append(number(None))
                 continue
-            shown = estimate(score.accuracy, style="low" if score.accuracy.value == lowest else None)
-            counts = el("span", f"{count(score.correct)} / {count(score.count)}", class_="bounds")
-            row.append(Entry([shown.shown, counts], shown.number, shown.style))
+            row.append(estimate(score.accuracy, style="low" if score.accuracy.value == lowest else None))
         rows.append(row)
     caption = (
-        f"{title}: accuracy of each group in %, its 95 % interval, and correct answers of all"
+        f"{title}: accuracy of each group in % with its 95 % interval; n: its test samples"
         f"{', summed over seeds' if most > 1 else ''}. ▾ marks the lowest group of a row."
     )
-    columns = [Column("Arm and mitigation", numeric=False), *(Column(name) for name in names)]
+    columns = [
+        Column("Arm and mitigation", numeric=False),
+        *(Column(f"{name}, {_samples(cells, name)}") for name in names),
+    ]
     return table(f"groups-{ordinal}", caption, columns, rows, leads)
+
+
+def _samples(cells: Sequence[Cell], group: str) -> str:
+    counts = {score.count for cell in cells for score in cell.groups if score.group == group}
+    least, most = count(min(counts)), count(max(counts))
+    return f"n = {least}" if least == most else f"n = {least} to {most}"
 
 
 def _interval_note(most: int) -> str:

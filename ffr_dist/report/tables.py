@@ -48,7 +48,7 @@ def table(
         "div",
         el(
             "table",
-            el("caption", caption, id=f"{ident}-caption"),
+            el("caption", el("span", caption), id=f"{ident}-caption"),
             el("thead", head),
             el("tbody", body),
             id=ident,

@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
-import warnings
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, features
+from PIL import Image, __version__, features
 from pydantic import Field
 
 from ffr_dist.config import Config
@@ -64,15 +63,11 @@ def decode(body: bytes, *, max_pixels: int = 64_000_000) -> NDArray[np.uint8]:
     Orientation tags are not applied and transparency is dropped.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is the stricter test
-            image = Image.open(io.BytesIO(body), formats=_READABLE)
-            width, height = image.size
-            if width * height > max_pixels:
-                raise DataError(
-                    f"the image has {width}×{height} pixels, more than the {max_pixels:,} allowed; resize it"
-                )
-            return np.array(image.convert("RGB"))
+        image = Image.open(io.BytesIO(body), formats=_READABLE)
+        width, height = image.size
+        if width * height > max_pixels:
+            raise DataError(f"the image has {width}×{height} pixels where {max_pixels:,} are allowed; resize it")
+        return np.array(image.convert("RGB"))
     except _UNREADABLE as error:
         raise DataError(f"not a readable image ({error or type(error).__name__}); replace or remove it") from error
 
@@ -98,4 +93,4 @@ def blake2b16(pixels: NDArray[np.uint8]) -> bytes:
 def codec_environment() -> str:
     """The libraries that turn pixels into bytes here: other ones may give other bytes."""
     jpeg = features.version("libjpeg_turbo") or features.version("jpg")
-    return f"Pillow {Image.__version__}, jpeg {jpeg}, zlib {features.version('zlib')}, webp {features.version('webp')}"
+    return f"Pillow {__version__}, jpeg {jpeg}, zlib {features.version('zlib')}, webp {features.version('webp')}"

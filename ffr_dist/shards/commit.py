@@ -21,7 +21,7 @@ from ffr_dist.shards.documents import CLOSED, Count
 from ffr_dist.shards.refs import ObjectRef, in_order
 from ffr_dist.store import Store, Theirs
 
-__all__ = ["Commit", "CommitLog", "GroupTally", "ObjectRef", "abandon", "publish"]
+__all__ = ["Commit", "CommitLog", "GroupTally", "ObjectRef", "abandon", "publish", "read_commit"]
 
 _READERS = 16
 
@@ -92,6 +92,12 @@ def publish(store: Store, commit: Commit) -> Commit:
     return _parse(key, commit.interval, result.body) if isinstance(result, Theirs) else commit
 
 
+def read_commit(store: Store, interval: int) -> Commit:
+    """The commit of an interval that is known to be decided."""
+    key = layout.commit_key(interval)
+    return _parse(key, interval, store.get(key))
+
+
 class CommitLog:
     """The decided intervals of an output, read from the store and never told otherwise."""
 
@@ -128,8 +134,7 @@ class CommitLog:
                 yield interval
 
     def _read(self, interval: int) -> Commit:
-        key = layout.commit_key(interval)
-        return _parse(key, interval, self._store.get(key))
+        return read_commit(self._store, interval)
 
 
 def _parse(key: str, interval: int, body: bytes) -> Commit:

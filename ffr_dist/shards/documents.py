@@ -6,7 +6,6 @@ the declared fields with the declared types is damaged.
 
 from __future__ import annotations
 
-import functools
 import json
 from typing import Annotated, Any, TypeVar
 
@@ -48,14 +47,19 @@ def from_bytes(kind: type[T], body: bytes, source: str) -> T:
         )
     try:
         # Through JSON, where strict mode still takes a list for a tuple.
-        return _adapter(kind).validate_json(json.dumps(data))
+        document: T = _adapter(kind).validate_json(json.dumps(data))
     except (ValidationError, ValueError, RecursionError) as error:
         raise BrokenError(f"{source} is damaged: {_first_line(error)}; restore it or use another output") from error
+    return document
 
 
-@functools.cache
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
-    return TypeAdapter(kind)
+_adapters: dict[type[Any], TypeAdapter[Any]] = {}
+
+
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    if kind not in _adapters:
+        _adapters[kind] = TypeAdapter(kind)
+    return _adapters[kind]
 
 
 def _first_line(error: Exception) -> str:

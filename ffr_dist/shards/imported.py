@@ -37,6 +37,7 @@ def write_imported(
     split_name: str,
     groups: Groups,
     samples: Iterable[Imported],
+    *,
     codec: CodecConfig | None,
     size: int | None,
     images_per_shard: int,

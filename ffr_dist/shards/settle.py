@@ -147,9 +147,9 @@ def _excluded(rows: _Accepted, keys: tuple[str, ...], names: tuple[str, ...]) ->
     excluded = np.zeros(len(rows.k), np.bool_)
     wanted: dict[str, list[int]] = {}
     for key in keys:
-        name, _, number = key.rpartition("-")
-        if number.isascii() and number.isdigit():
-            wanted.setdefault(name, []).append(int(number))
+        name, _, k = key.rpartition("-")
+        if k.isascii() and k.isdigit():
+            wanted.setdefault(name, []).append(int(k))
     for number, name in enumerate(names):
         if name in wanted:
             excluded |= (rows.group == number) & np.isin(rows.k, wanted[name])

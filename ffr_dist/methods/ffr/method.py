@@ -94,7 +94,7 @@ class FFR:
         ]
 
     def sampler(self, inputs: Inputs, device: str) -> Sampler:  # noqa: ARG002 - it makes images from text alone
-        return DiffusersSampler(self.config.generator, self.seed, device)
+        return DiffusersSampler(self.config.generator, seed=self.seed, device=device)
 
     def train(self, arm: str, mitigation: Mitigation, real: Mapping[str, int]) -> tuple[Stage, ...]:
         counts = self.arm_counts(arm, real)

@@ -1,0 +1,84 @@
+"""The whole way of one recipe, stage after stage. Each finds what is done and goes on from there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from ffr_dist.errors import MissingError, StoppedError
+from ffr_dist.evaluate.audit import audit
+from ffr_dist.launch.cells import open_cell_data, score_cell, train_cell
+from ffr_dist.launch.context import Run, import_real, load_study, start_run
+from ffr_dist.launch.events import Began, Ended, Event, Tell, Warned
+from ffr_dist.launch.pool import make_pool
+from ffr_dist.launch.publish import AUDIT, write_report, write_rows
+from ffr_dist.read.dataset import Dataset, open_dataset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a whole run came to."""
+
+    rows: list[dict[str, Any]]
+    report: str
+    warnings: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Listener:
+    """Passes events on and keeps the warnings for the report."""
+
+    tell: Tell
+    warnings: list[str] = field(default_factory=list)
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Warned):
+            self.warnings.append(event.message)
+        self.tell(event)
+
+
+def run_all(run: Run, *, inline: bool = False) -> Outcome:
+    """Import, generate, audit, train, evaluate, report."""
+    listener = _Listener(run.tell)
+    run = Run(study=run.study, store=run.store, command=run.command, tell=listener)
+    make_pool(run, inline=inline)
+    check_pool(run)
+    rows = []
+    for seed in run.recipe.compare.seeds:
+        data = open_cell_data(run, seed)
+        for cell in run.recipe.compare.cells:
+            rows.append(score_cell(run, cell, seed, data, train_cell(run, cell, seed, data)))
+    write_rows(run.store, rows)
+    return Outcome(rows=rows, report=write_report(run, listener.warnings), warnings=tuple(listener.warnings))
+
+
+def check_pool(run: Run) -> None:
+    """Audit the finished pool once; StoppedError where it fails a threshold of the recipe."""
+    stores = import_real(run, run.recipe.compare.seeds[0])
+    pool = open_dataset(run.store)
+    try:
+        found = json.loads(run.store.get(AUDIT))
+        known = found["pool"] == pool.fingerprint
+    except MissingError:
+        known = False
+    if not known:
+        run.tell(Began("audit"))
+        probe = open_dataset(stores.get("probe", stores["train"]))
+        generator: Dataset | None = open_dataset(stores["generator"]) if "generator" in stores else None
+        result = audit(pool, probe, run.recipe.audit, generator)
+        found = {"pool": pool.fingerprint, **result.to_json()}
+        run.store.put(AUDIT, json.dumps(found, sort_keys=True).encode())
+    if found["failures"]:
+        raise StoppedError(
+            f"the pool failed its audit, so nothing was trained on it: {'; '.join(found['failures'])}. Look at it with "
+            "'ffr report', then change the generator, or the thresholds in 'audit'"
+        )
+    run.tell(Ended("audit", found["summary"], reused=known))
+
+
+def generate_dataset(recipe: str, out: str | None = None) -> Dataset:
+    """Generate (or go on generating) the pool of a recipe on Ray, and open it."""
+    run = start_run(load_study(recipe), out=out, command=f"ffr generate {recipe}")
+    make_pool(run)
+    return open_dataset(run.store)

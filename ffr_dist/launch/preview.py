@@ -1,0 +1,36 @@
+"""A look at the first candidates of each group, made in this process and stored nowhere."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ffr_dist.errors import InputError
+from ffr_dist.generate.keep import judge
+from ffr_dist.launch.context import Study
+from ffr_dist.launch.device import local_device
+from ffr_dist.methods import Inputs
+from ffr_dist.report.sheets import contact_sheet
+
+_SHEET_PIXELS = 96
+"""Tiny images are drawn about this large."""
+
+
+def preview(study: Study, per_group: int) -> tuple[bytes, dict[str, str]]:
+    """A contact sheet with a row for each group, and a line for each group: kept, and why not."""
+    if study.method.prepare({}):
+        raise InputError(f"{study.method.name} prepares artefacts from real images first; run 'ffr generate' instead")
+    inputs = Inputs(real={}, prepared={})
+    sampler = study.method.sampler(inputs, local_device())
+    rows: list[NDArray[np.uint8]] = []
+    lines: dict[str, str] = {}
+    for name, quota in study.quota().counts.items():
+        if not quota:
+            continue
+        requests = study.method.requests(inputs, name, range(per_group))
+        outcomes = sampler.sample(requests, sampler.fetch(requests))
+        reasons = [reason for reason in judge(outcomes, study.recipe.generate.keep) if reason]
+        rows += list(outcomes.images.cpu().numpy().transpose(0, 2, 3, 1))
+        lines[name] = f"{per_group - len(reasons)} of {per_group} kept" + (f" ({', '.join(reasons)})" if reasons else "")
+    scale = max(1, _SHEET_PIXELS // max(rows[0].shape[:2]))
+    return contact_sheet(rows, per_group, scale), lines

@@ -1,0 +1,273 @@
+"""Is a finished set what its manifest says? Everything is recomputed from the tars; nothing is believed.
+
+Each problem names the shard, and the key where one image is concerned. For a generated set each image is also held
+against its worker's sidecar, which was written before anyone could know what the manifest would say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ffr_dist.errors import BrokenError, ConflictError, FFRError, MissingError
+from ffr_dist.records import INDEX, synthetic_key
+from ffr_dist.shards import documents, layout
+from ffr_dist.shards.commit import Commit, read_commit
+from ffr_dist.shards.index import parse_index
+from ffr_dist.shards.manifest import DIGEST_ROWS, Manifest, ShardRef, manifest_digest, read_manifest
+from ffr_dist.shards.pack import Placed, unpack
+from ffr_dist.shards.refs import fetch, in_order
+from ffr_dist.shards.selection import Revision, read_revision
+from ffr_dist.shards.sidecar import load_sidecar
+from ffr_dist.store import Store
+
+_ENDINGS = ("jpg", "png", "webp")
+_NOTE_FIELDS = tuple(name for name in INDEX.names if name not in {"shard", "offset", "size"})
+_SHOWN = 5
+_AT_ONCE = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What was found."""
+
+    ok: bool
+    shards: int
+    images: int
+    groups: Mapping[str, int]
+    """Images by the group that lies beside each, counted in the tars."""
+    manifest_sha256: str
+    """Of the images found."""
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    key: str
+    sha256: bytes
+    offset: int
+    size: int
+    note: Mapping[str, Any]
+    """Its JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    ref: ShardRef
+    found: bool
+    images: list[_Image]
+    problems: list[str]
+
+
+def verify(store: Store) -> Verification:
+    """Check the finished set in ``store``; InputError where there is none."""
+    try:
+        manifest = read_manifest(store)
+    except (BrokenError, ConflictError) as error:
+        empty = manifest_digest(DIGEST_ROWS.empty_table())
+        return Verification(ok=False, shards=0, images=0, groups={}, manifest_sha256=empty, problems=(str(error),))
+    problems = _check_copy(store, manifest)
+    index, more = _read_index(store, manifest)
+    problems += more
+    counts = Counter(dict.fromkeys(manifest.groups, 0))
+    digest_rows = [DIGEST_ROWS.empty_table()]
+    excluded, more = _check_quota(store, manifest)
+    problems += more
+    shards = first = 0
+    for shard in in_order(lambda ref: _read_shard(store, manifest, ref), manifest.shards, _AT_ONCE):
+        shards += shard.found
+        rows = index.slice(first, shard.ref.images).to_pylist() if index is not None else None
+        first += shard.ref.images
+        found = shard.problems + (list(_against_index(shard, rows)) if rows is not None and shard.found else [])
+        found += [f"{shard.ref.key}: {image.key} is excluded" for image in shard.images if image.key in excluded]
+        problems += found[:_SHOWN]
+        if len(found) > _SHOWN:
+            problems.append(f"{shard.ref.key}: and {len(found) - _SHOWN} more problems")
+        counts.update(str(image.note.get("group")) for image in shard.images)
+        digest_rows.append(_digest_rows(shard.images))
+    table = pa.concat_tables(digest_rows)
+    sha256 = manifest_digest(table)
+    problems += _check_totals(manifest, counts, table, sha256)
+    return Verification(
+        ok=not problems,
+        shards=shards,
+        images=table.num_rows,
+        groups=dict(counts),
+        manifest_sha256=sha256,
+        problems=tuple(problems),
+    )
+
+
+def _check_copy(store: Store, manifest: Manifest) -> list[str]:
+    try:
+        copy = store.get(layout.MANIFEST_COPY)
+    except MissingError:
+        return [f"{layout.MANIFEST_COPY} is missing; run 'ffr finish' to write it"]
+    if copy != documents.to_bytes(manifest):
+        return [f"{layout.MANIFEST_COPY} differs from {layout.manifest_key(manifest.revision)}; run 'ffr finish'"]
+    return []
+
+
+def _read_index(store: Store, manifest: Manifest) -> tuple[pa.Table | None, list[str]]:
+    try:
+        return parse_index(fetch(store, manifest.index), manifest), []
+    except BrokenError as error:
+        return None, [str(error)]
+
+
+def _check_quota(store: Store, manifest: Manifest) -> tuple[frozenset[str], list[str]]:
+    """The excluded keys, and where the manifest's counts are not what its selection asks for."""
+    if manifest.kind == "imported":
+        return frozenset(), []
+    key = layout.selection_key(manifest.revision)
+    try:
+        revision = read_revision(store, manifest.revision)
+    except MissingError:
+        return frozenset(), [f"{key} is missing, so the quota cannot be checked; restore it"]
+    except (BrokenError, ConflictError) as error:
+        return frozenset(), [str(error)]
+    return frozenset(revision.excluded), _against_quota(key, revision, manifest)
+
+
+def _against_quota(key: str, revision: Revision, manifest: Manifest) -> list[str]:
+    problems = []
+    for name in sorted({*revision.quota, *manifest.groups}):
+        asked, there = revision.quota.get(name, 0), manifest.groups.get(name, 0)
+        if there > asked or (revision.kind == "exact" and there < asked):
+            problems.append(f"group {name} has {there} images where {key} asks for {asked}")
+    return problems
+
+
+def _read_shard(store: Store, manifest: Manifest, ref: ShardRef) -> _Shard:
+    try:
+        tar = store.get(ref.key)
+    except MissingError:
+        return _Shard(ref, found=False, images=[], problems=[f"{ref.key} is missing; restore it"])
+    problems = []
+    if len(tar) != ref.bytes:
+        problems.append(f"{ref.key} has {len(tar)} bytes where the manifest has {ref.bytes}")
+    elif hashlib.sha256(tar).hexdigest() != ref.sha256:
+        problems.append(f"{ref.key} does not have the sha256 that the manifest has for it")
+    images: list[_Image] = []
+    try:
+        images.extend(_images(ref, tar))  # those before the damage are kept
+    except BrokenError as error:
+        problems.append(str(error))
+    if len(images) != ref.images:
+        problems.append(f"{ref.key} holds {len(images)} images where the manifest has {ref.images}")
+    for image in images:
+        problems += _check_note(manifest, ref, image)
+    if manifest.kind == "generated":
+        problems += _against_sidecar(store, ref, images)
+    return _Shard(ref, found=True, images=images, problems=problems)
+
+
+def _images(ref: ShardRef, tar: bytes) -> Iterator[_Image]:
+    """The samples of a tar: each an image and, right behind it, its JSON."""
+    image: Placed | None = None
+    for member in unpack(tar, ref.key):
+        if image is None:
+            if member.name.partition(".")[2] not in _ENDINGS:
+                raise BrokenError(f"{ref.key}: {member.name} stands where an image should")
+            image = member
+            continue
+        key = image.name.partition(".")[0]
+        if member.name != f"{key}.json":
+            raise BrokenError(f"{ref.key}: {key} has no JSON behind it but {member.name}")
+        yield _Image(key, hashlib.sha256(image.body).digest(), image.offset, len(image.body), _note(ref, key, member))
+        image = None
+    if image is not None:
+        raise BrokenError(f"{ref.key}: {image.name} has no JSON behind it")
+
+
+def _note(ref: ShardRef, key: str, member: Placed) -> Mapping[str, Any]:
+    try:
+        note = json.loads(member.body)
+    except (ValueError, RecursionError) as error:
+        raise BrokenError(f"{ref.key}: the JSON of {key} cannot be read ({error})") from error
+    if not isinstance(note, dict):
+        raise BrokenError(f"{ref.key}: the JSON of {key} is not an object")
+    return note
+
+
+def _check_note(manifest: Manifest, ref: ShardRef, image: _Image) -> Iterator[str]:
+    note, where = image.note, f"{ref.key}: {image.key}"
+    source = "synthetic" if manifest.kind == "generated" else "real"
+    cells = {group.name: group for group in manifest.group_list}
+    group = cells.get(note["group"]) if isinstance(note.get("group"), str) else None
+    if note.get("key") != image.key:
+        yield f"{where} lies beside the JSON of {note.get('key')}"
+    if group is None:
+        yield f"{where} is of group {note.get('group')!r}, which is not declared"
+    elif (note.get("label"), note.get("bias")) != (group.label, group.bias):
+        yield f"{where} is of group {group.name} but has another label or bias than it"
+    elif manifest.kind == "generated" and image.key.rpartition("-")[0] != group.name:
+        yield f"{where} says that it is of group {group.name}"
+    if note.get("source") != source:
+        yield f"{where} says that it is {note.get('source')!r}, in a set that is {source}"
+
+
+def _against_sidecar(store: Store, ref: ShardRef, images: list[_Image]) -> list[str]:
+    """Where a shard's images are not those that the worker of its interval wrote down."""
+    interval = layout.interval_of_shard(ref.key, ref.sha256, "tar")
+    try:
+        written = _written(store, read_commit(store, interval)) if interval is not None else {}
+    except FFRError as error:
+        return [f"{ref.key}: its commit or sidecar cannot be read: {error}"]
+    problems = []
+    for image in images:
+        if image.key not in written:
+            problems.append(f"{ref.key}: {image.key} is not among the accepted images of its interval's sidecar")
+        elif written[image.key] != image.sha256:
+            problems.append(f"{ref.key}: {image.key} is not the image that its worker stored")
+    return problems
+
+
+def _written(store: Store, commit: Commit) -> dict[str, bytes]:
+    rows = load_sidecar(store, commit, ("group", "k", "sha256", "accepted"))
+    rows = rows.filter(rows["accepted"])
+    columns = (rows[name].to_pylist() for name in ("group", "k", "sha256"))
+    return {synthetic_key(name, k): sha256 for name, k, sha256 in zip(*columns, strict=True)}
+
+
+def _against_index(shard: _Shard, rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Where the index tells something else of a shard than the shard itself."""
+    for image, row in zip(shard.images, rows, strict=False):
+        where = f"{shard.ref.key}: {image.key}"
+        if row["key"] != image.key:
+            yield f"{where} stands where the index has {row['key']}"
+            continue
+        if (row["offset"], row["size"]) != (image.offset, image.size):
+            yield f"{where} lies at byte {image.offset} ({image.size}), in the index at {row['offset']} ({row['size']})"
+        differing = [name for name in _NOTE_FIELDS if row[name] != image.note.get(name)]
+        if differing:
+            yield f"{where} has another {', '.join(differing)} in its JSON than in the index"
+
+
+def _digest_rows(images: list[_Image]) -> pa.Table:
+    columns = {
+        "key": [image.key for image in images],
+        "group": [str(image.note.get("group")) for image in images],
+        "sha256": [image.sha256 for image in images],
+    }
+    return pa.Table.from_pydict(columns, schema=DIGEST_ROWS)
+
+
+def _check_totals(manifest: Manifest, counts: Mapping[str, int], rows: pa.Table, sha256: str) -> Iterator[str]:
+    key = layout.manifest_key(manifest.revision)
+    for name in sorted(counts):
+        if counts[name] != manifest.groups.get(name, 0):
+            yield f"group {name} has {counts[name]} images in the shards and {manifest.groups.get(name, 0)} in {key}"
+    tally = rows["key"].value_counts()
+    repeated = tally.filter(pc.greater(tally.field("counts"), 1)).field("values")
+    for name in sorted(repeated.to_pylist())[:_SHOWN]:
+        yield f"{name} is in the set more than once"
+    if sha256 != manifest.manifest_sha256:
+        yield f"{key}: manifest_sha256 is {manifest.manifest_sha256}, the images give {sha256}"
