@@ -27,7 +27,7 @@ check: $(READY) ## format, lint, types, import contracts
 	$(BIN)/lint-imports
 
 bench: $(READY) ## the quick form of every benchmark, with its goal
-	for name in $$($(BIN)/python -m bench); do $(BIN)/python -m bench "$$name" --quick; done
+	$(BIN)/python -m bench --all --quick
 
 # Last comes the file that says it is whole: an install that was interrupted is made again.
 $(READY): pyproject.toml $(PINS)

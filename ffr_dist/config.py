@@ -69,11 +69,13 @@ def flatten(data: Any, prefix: str = "") -> dict[str, Any]:
 
 def _explain(model: type[Config], detail: Any) -> str:
     location = detail["loc"]
-    key = ".".join(str(part) for part in location) or "recipe"
+    key = ".".join(_lead(model, location)[0]) or "recipe"
     if detail["type"] == "extra_forbidden":
-        names = _known_keys(model, location[:-1])
+        keys, configs = _lead(model, location[:-1])
+        key = ".".join([*keys, str(location[-1])])
+        names = sorted({name for config in configs for name in config.model_fields})
         near = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(names)) or 'nothing'}"
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(names) or 'nothing'}"
         return f"{key}: unknown key; {hint}"
     if detail["type"] == "missing":
         return f"{key}: missing; it has no default"
@@ -83,15 +85,20 @@ def _explain(model: type[Config], detail: Any) -> str:
     return f"{key}: {message[0].lower()}{message[1:]}{shown}"
 
 
-def _known_keys(model: type[Config], location: tuple[Any, ...]) -> list[str]:
-    """Keys allowed at a place of the model; a union's tag is a part of pydantic's location."""
+def _lead(model: type[Config], location: tuple[Any, ...]) -> tuple[list[str], list[type[Config]]]:
+    """The keys that lead to a place, as the user wrote them, and the configs that may stand there."""
+    keys: list[str] = []
     here: list[type[Config]] = [model]
     for part in location:
         fields = [config.model_fields[part] for config in here if part in config.model_fields]
+        # A union's tag is a part of pydantic's location, but no key.
+        tagged = [] if fields else [config for config in here if _is_tag(config, part)]
+        if not tagged:
+            keys.append(str(part))
         below = [config for field in fields for config in _configs_in(field.annotation)]
-        # Else the place of a list or the key of a mapping: it leads to what is here already.
-        here = below or [config for config in here if _is_tag(config, part)] or here
-    return sorted({name for config in here for name in config.model_fields})
+        # Neither field nor tag: the place of a list or the key of a mapping, which leads to what is here already.
+        here = below if fields else tagged or here
+    return keys, here
 
 
 def _is_tag(config: type[Config], part: Any) -> bool:

@@ -66,7 +66,7 @@ class CompareConfig(Config):
 class Recipe(Config):
     """Everything that one run does."""
 
-    name: str = Field(pattern=r"\A[a-z0-9]+(-[a-z0-9]+)*\Z")
+    name: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
     seed: int = Field(default=0, ge=0)
     output: str
     data: DataConfig = Field(discriminator="kind")

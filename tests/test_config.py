@@ -4,12 +4,12 @@ import json
 import math
 import subprocess
 import sys
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from ffr_dist.config import Config, digest, flatten, from_data, parse
 from ffr_dist.errors import ConfigError
@@ -24,6 +24,12 @@ class SdConfig(Config):
 class GanConfig(Config):
     kind: Literal["gan"]
     truncation: float = 1.0
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Self:
+        if self.truncation > 1:
+            raise ValueError("Truncation above 1 makes noise")
+        return self
 
 
 class FilterConfig(Config):
@@ -69,11 +75,11 @@ def test_yaml_becomes_a_frozen_config():
         ({"keep": {"blank_sdt": 1.0}}, "keep.blank_sdt: unknown key; did you mean 'blank_std'?"),
         (
             {"generator": {"kind": "sd", "weights": "x", "guidence": 1.0}},
-            "guidence: unknown key; did you mean 'guidance'?",
+            "generator.guidence: unknown key; did you mean 'guidance'?",
         ),
         (
             {"generator": {"kind": "gan", "truncaton": 1.0}},
-            "truncaton: unknown key; did you mean 'truncation'?",
+            "generator.truncaton: unknown key; did you mean 'truncation'?",
         ),
         ({"passes": [{}, {"prompt": []}]}, "passes.1.prompt: unknown key; did you mean 'prompts'?"),
         ({"by_name": {"x": {"promts": []}}}, "by_name.x.promts: unknown key; did you mean 'prompts'?"),
@@ -85,7 +91,7 @@ def test_a_misspelt_key_gets_the_nearest_name(changed, told):
 
 def test_a_key_of_another_member_of_a_union_is_not_suggested():
     told = message(generator={"kind": "gan", "guidance": 1.0})
-    assert "guidance: unknown key" in told
+    assert "\n  generator.guidance: unknown key" in told
     assert "did you mean" not in told
     assert "known here: kind, truncation" in told
 
@@ -106,18 +112,22 @@ def test_a_key_like_nothing_lists_what_is_known():
         ({"keep": [1]}, "keep"),
         ({"keep": {"prompts": "a, b"}}, "keep.prompts"),
         ({"keep": {"prompts": ["a", 1]}}, "keep.prompts.1"),
-        ({"generator": {"kind": "sd", "weights": "x", "guidance": -1}}, "guidance"),
+        ({"generator": {"kind": "sd", "weights": "x", "guidance": -1}}, "generator.guidance"),
     ],
 )
 def test_a_wrong_value_names_its_key(changed, key):
     lines = message(**changed).splitlines()[1:]
     assert len(lines) == 1
-    assert f"{key}: " in lines[0]
+    assert lines[0].startswith(f"  {key}: ")
 
 
 def test_the_value_that_was_given_is_shown():
     assert "(got '4')" in message(images="4")
     assert "(got None)" in message(images=None)
+
+
+def test_what_a_config_says_of_itself_names_its_place():
+    assert "\n  generator: truncation above 1 makes noise" in message(generator={"kind": "gan", "truncation": 2.0})
 
 
 def test_an_unknown_member_of_a_union_lists_the_known_ones():
@@ -129,7 +139,7 @@ def test_an_unknown_member_of_a_union_lists_the_known_ones():
 
 def test_a_missing_key_is_named():
     told = message(generator={"kind": "sd"})
-    assert "weights: missing; it has no default" in told
+    assert "\n  generator.weights: missing; it has no default" in told
 
 
 def test_all_mistakes_are_told_at_once():

@@ -41,9 +41,8 @@ def test_the_wheel_carries_code_recipes_and_weights(wheel):
         packed = {info.filename: info.file_size for info in archive.infolist()}
     wanted = [
         file.relative_to(ROOT).as_posix()
-        for pattern in ("**/*.py", "py.typed", "recipes/*.yaml", "weights/**/*")
-        for file in (ROOT / "ffr_dist").glob(pattern)
-        if file.is_file()
+        for file in (ROOT / "ffr_dist").rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
     ]
     assert any(name.startswith("ffr_dist/recipes/") for name in wanted)
     assert any(name.endswith(".safetensors") for name in wanted)

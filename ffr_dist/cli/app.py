@@ -134,7 +134,9 @@ def generate(recipe: RecipeArg, out: OutOption = None) -> None:
     with _shown() as show:
         run = _start("generate", recipe, out, show)
         manifest = make_pool(run)
-    _console().print(f"{run.store.url}: {manifest.images:,} images, manifest {manifest.manifest_sha256}", highlight=False)
+    _console().print(
+        f"{run.store.url}: {manifest.images:,} images, manifest {manifest.manifest_sha256}", highlight=False
+    )
 
 
 @app.command()

@@ -38,7 +38,9 @@ class Show:
         self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bars.stop()
 
     def __call__(self, event: Event) -> None:
@@ -124,17 +126,23 @@ def _bytes(count: float) -> str:
 
 
 def plan_table(console: Console, plan: Mapping[str, Any]) -> None:
-    """``ffr plan`` for people."""
-    arms = list(next(iter(plan["groups"].values()))["arms"])
-    table = Table(title="Images per group", title_justify="left")
+    """``ffr plan`` for people: arms that take the same images share a column, those that take none have none."""
+    groups = plan["groups"]
+    columns: dict[tuple[int, ...], list[str]] = {}
+    for arm in next(iter(groups.values()))["arms"]:
+        columns.setdefault(tuple(row["arms"][arm] for row in groups.values()), []).append(arm)
+    shown = {counts: arms for counts, arms in columns.items() if any(counts)}
+    table = Table(title="Images of each group: real, in the pool, and taken by each arm", title_justify="left")
     table.add_column("group")
-    for name in ("real", "pool", *arms):
+    for name in ("real", "pool", *("\n".join(arms) for arms in shown.values())):
         table.add_column(name, justify="right")
-    for name, row in plan["groups"].items():
-        table.add_row(name, f"{row['real']:,}", f"{row['quota']:,}", *(f"{row['arms'][arm]:,}" for arm in arms))
+    for place, (name, row) in enumerate(groups.items()):
+        table.add_row(name, f"{row['real']:,}", f"{row['quota']:,}", *(f"{counts[place]:,}" for counts in shown))
     console.print(table)
     seconds = plan["seconds"]
-    time_told = "rate unknown (run it once, or state generate.images_per_second)" if seconds is None else _duration(seconds)
+    time_told = (
+        "rate unknown (run it once, or state generate.images_per_second)" if seconds is None else _duration(seconds)
+    )
     console.print(
         f"{sum(row['quota'] for row in plan['groups'].values()):,} images in {plan['intervals']:,} intervals, "
         f"batches of {plan['batch']}; about {_bytes(plan['bytes'])}; time: {time_told}",
@@ -184,7 +192,9 @@ def results_table(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
             for name in names
         ]
         shown = f"[bold green]{worst:.1%}[/]" if worst == best else f"{worst:.1%}"
-        table.add_row(arm, mitigation, shown, f"{_mean(found, 'group_mean'):.1%}", *(f"{value:.1%}" for value in groups))
+        table.add_row(
+            arm, mitigation, shown, f"{_mean(found, 'group_mean'):.1%}", *(f"{value:.1%}" for value in groups)
+        )
     console.print(table)
 
 

@@ -96,9 +96,7 @@ def train_cell(
     trained: list[TrainedStage] = []
     stages = stages_of(run, cell, data)
     if until is not None and until not in {stage.name for stage in stages}:
-        raise InputError(
-            f"arm {cell.arm} has no stage {until!r}; it has {', '.join(stage.name for stage in stages)}"
-        )
+        raise InputError(f"arm {cell.arm} has no stage {until!r}; it has {', '.join(stage.name for stage in stages)}")
     for stage in stages:
         trained.append(_train_stage(run, _Asked(cell, seed, stage, trained[-1] if trained else None), data))
         if stage.name == until:
@@ -106,9 +104,7 @@ def train_cell(
     return trained
 
 
-def score_cell(
-    run: Run, cell: CellConfig, seed: int, data: CellData, stages: Sequence[TrainedStage]
-) -> dict[str, Any]:
+def score_cell(run: Run, cell: CellConfig, seed: int, data: CellData, stages: Sequence[TrainedStage]) -> dict[str, Any]:
     """The row of results of a trained cell, scored on test once and kept beside its weights."""
     trained = stages[-1]
     key = f"{trained.folder}/test-{data.test.fingerprint[:12]}.json"
@@ -191,7 +187,9 @@ def _train_stage(run: Run, asked: _Asked, data: CellData) -> TrainedStage:
     run.tell(Began(asked.what))
     began = time.monotonic()
     fits = [
-        _fit(run, asked, data, sets, config=template.model_copy(update={"seed": asked.seed}), prefix=f"{folder}/fit-{n}")
+        _fit(
+            run, asked, data, sets, config=template.model_copy(update={"seed": asked.seed}), prefix=f"{folder}/fit-{n}"
+        )
         for n, template in enumerate(asked.stage.fits)
     ]
     best = max(fits, key=lambda fitted: fitted.value)  # the first of equals
@@ -227,9 +225,7 @@ def _fit(
     return _Fitted(config, result, save_weights(model))
 
 
-def _write_stage(
-    store: Store, folder: str, identity: Mapping[str, Any], best: _Fitted, seconds: float
-) -> TrainedStage:
+def _write_stage(store: Store, folder: str, identity: Mapping[str, Any], best: _Fitted, seconds: float) -> TrainedStage:
     sha256 = hashlib.sha256(best.weights).hexdigest()
     weights = f"{folder}/weights-{sha256[:12]}.safetensors"
     score = best.result.best

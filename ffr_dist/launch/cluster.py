@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-import time
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +28,7 @@ from ffr_dist.methods import Inputs, Method
 from ffr_dist.plan.rounds import Unfillable
 from ffr_dist.store import open_store
 
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _IN_FLIGHT = 2
 """Intervals of an actor: one on its device, one on its way to the store."""
 _POLL_S = 0.5
@@ -71,6 +72,8 @@ class _Seat:
 
     actor: Any
     making: dict[Any, Work]
+    asked: Any = None
+    """The call of ``told`` that is under way."""
     deaths: int = 0
 
 
@@ -146,7 +149,6 @@ def _actor_factory(run: Run, spec: WorkSpec, inputs: Inputs) -> Any:
 
 def _hand_out(run: Run, driver: Driver, seats: list[_Seat], make: Any, meter: Meter) -> Finished | Unfillable:
     failures: Counter[int] = Counter()
-    asked: dict[Any, _Seat] = {}
     while True:
         end = _fill(driver, seats)
         running = [ref for seat in seats for ref in seat.making]
@@ -154,17 +156,12 @@ def _hand_out(run: Run, driver: Driver, seats: list[_Seat], make: Any, meter: Me
             if isinstance(end, Finished | Unfillable):
                 return end
             raise StoppedError(f"no work is left to hand out, yet the plan is not complete; to go on: {run.command}")
-        for seat in seats:
-            if seat not in asked.values():
-                asked[seat.actor.told.remote()] = seat
-        ready, _ = ray.wait([*running, *asked], num_returns=1, timeout=_POLL_S)
+        ready, _ = ray.wait(running, num_returns=1, timeout=_POLL_S)
         for ref in ready:
-            if ref in asked:
-                _take_told(ref, asked.pop(ref), meter)
-            else:
-                _take_receipt(run, driver, _seat_of(ref, seats), ref, make, meter, failures)
-        if ready and all(ref not in running for ref in ready):
-            time.sleep(_POLL_S / 5)  # nothing but news of batches: no need to ask for more at once
+            seat = next(seat for seat in seats if ref in seat.making)
+            _take_receipt(run, driver, seat, ref, make, meter, failures)
+        for seat in seats:
+            _take_told(seat, meter)
 
 
 def _fill(driver: Driver, seats: list[_Seat]) -> Any:
@@ -181,17 +178,18 @@ def _fill(driver: Driver, seats: list[_Seat]) -> Any:
     return step
 
 
-def _seat_of(ref: Any, seats: list[_Seat]) -> _Seat:
-    return next(seat for seat in seats if ref in seat.making)
-
-
-def _take_told(ref: Any, seat: _Seat, meter: Meter) -> None:
-    try:
-        for done in ray.get(ref):
-            meter.batch(done)
-    except (RayActorError, RayTaskError):
-        return  # its work tells the same, with the consequences
-    _ = seat
+def _take_told(seat: _Seat, meter: Meter) -> None:
+    """Pass on what an actor has told, and ask again. Never waits: a receipt must not stand behind news of batches."""
+    if seat.asked is not None:
+        if not ray.wait([seat.asked], timeout=0)[0]:
+            return
+        try:
+            for done in ray.get(seat.asked):
+                meter.batch(done)
+        except (RayActorError, RayTaskError):
+            seat.asked = None  # its work tells the same, with the consequences
+            return
+    seat.asked = seat.actor.told.remote()
 
 
 def _take_receipt(
@@ -227,12 +225,14 @@ def _replace(run: Run, driver: Driver, seat: _Seat, work: Work, make: Any, error
     seat.deaths += 1
     if seat.deaths >= _DEATHS:
         raise StoppedError(
-            f"a worker died {_DEATHS} times in a row without finishing an interval: {_first_line(error)}; "
+            f"a worker died {_DEATHS} times in a row without finishing an interval: {_reason(error)}; "
             f"to go on: {run.command}"
         ) from error
-    run.tell(Warned(f"a worker died ({_first_line(error)}); another takes its place"))
-    seat.actor = make()
+    run.tell(Warned(f"a worker died ({_reason(error)}); another takes its place"))
+    seat.actor, seat.asked = make(), None
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+def _reason(error: Exception) -> str:
+    """Ray tells a death over many lines, in colour; the last one names the cause."""
+    lines = [line for line in _COLOUR.sub("", str(error)).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else repr(error)

@@ -71,7 +71,9 @@ def _shared_memory() -> Finding:
         free = shutil.disk_usage("/dev/shm").free / 1e9  # noqa: S108 - Ray's object store lives there
     except OSError:
         return Finding("shared memory", True, "no /dev/shm on this system; Ray uses files")
-    return Finding("shared memory", free >= _LEAST_SHARED_GB, f"{free:.1f} GB", "start the container with a larger --shm-size")
+    return Finding(
+        "shared memory", free >= _LEAST_SHARED_GB, f"{free:.1f} GB", "start the container with a larger --shm-size"
+    )
 
 
 def _device() -> Finding:

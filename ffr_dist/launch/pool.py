@@ -29,7 +29,6 @@ from ffr_dist.shards.selection import latest_revision
 from ffr_dist.store import Store
 
 
-
 @dataclass(slots=True)
 class Meter:
     """Rate and progress of one start, told as events."""

@@ -31,6 +31,8 @@ def preview(study: Study, per_group: int) -> tuple[bytes, dict[str, str]]:
         outcomes = sampler.sample(requests, sampler.fetch(requests))
         reasons = [reason for reason in judge(outcomes, study.recipe.generate.keep) if reason]
         rows += list(outcomes.images.cpu().numpy().transpose(0, 2, 3, 1))
-        lines[name] = f"{per_group - len(reasons)} of {per_group} kept" + (f" ({', '.join(reasons)})" if reasons else "")
+        lines[name] = f"{per_group - len(reasons)} of {per_group} kept" + (
+            f" ({', '.join(reasons)})" if reasons else ""
+        )
     scale = max(1, _SHEET_PIXELS // max(rows[0].shape[:2]))
     return contact_sheet(rows, per_group, scale), lines

@@ -190,9 +190,7 @@ def _results(rows: Sequence[Row]) -> content.Results:
     cells: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         cells.setdefault(_cell_of(row)[:4], []).append(row)
-    return content.Results(
-        cells=tuple(_cell(key, found, cells) for key, found in cells.items()), lead=("ffr", "erm")
-    )
+    return content.Results(cells=tuple(_cell(key, found, cells) for key, found in cells.items()), lead=("ffr", "erm"))
 
 
 def _cell(key: tuple[Any, ...], rows: Sequence[Row], cells: Mapping[tuple[Any, ...], Sequence[Row]]) -> content.Cell:

@@ -91,7 +91,7 @@ def check_generator(config: GeneratorConfig) -> None:
 
 def weights_sha256(config: GeneratorConfig) -> str:
     """A hash of all that the pipeline is loaded from: names and contents of its files, in sorted order."""
-    folder = _resolve(config)
+    folder = generator_folder(config)
     total = hashlib.sha256()
     parts = ["model_index.json", *(f"{part}/" for part in _parts(folder))]
     paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
@@ -117,7 +117,7 @@ class DiffusersSampler:
         self._config = config
         self._device = torch.device(device)
         self._dtype: torch.dtype = getattr(torch, config.dtype)
-        self._pipe = _load(_resolve(config), self._dtype, self._device)
+        self._pipe = _load(generator_folder(config), self._dtype, self._device)
         side = config.size // _vae_factor(self._pipe.vae.config)
         self._latent_shape = (int(self._pipe.unet.config.in_channels), side, side)
         self._encode = lru_cache(maxsize=_CACHED_PROMPTS)(self._encode_alone)
@@ -218,8 +218,8 @@ def _quiet() -> Iterator[None]:
             diffusers_logging.enable_progress_bar()
 
 
-def _resolve(config: GeneratorConfig) -> Path:
-    """The checked folder of a pipeline; downloads a hub id."""
+def generator_folder(config: GeneratorConfig) -> Path:
+    """The folder that a pipeline is loaded from, checked; a hub id is downloaded."""
     folder = _local_folder(config.weights)
     if folder is None:
         import diffusers  # noqa: PLC0415 (heavy)

@@ -1,0 +1,1 @@
+"""Reading finished sets: index, order, ranged reads, decoding, batches."""

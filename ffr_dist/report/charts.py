@@ -42,7 +42,8 @@ class _Axis:
 def interval_chart(cells: Sequence[Cell], lead: tuple[str, str] | None, *, ident: str, width: int = WIDE) -> Html:
     """Worst group (dot) and group mean (diamond) of each cell with 95 % intervals; small ticks are single seeds."""
     beside = width > NARROW
-    axis = _Axis(0.0, 1.0, 210 if beside else 14, width - (126 if beside else 14))
+    margin = min(340, 34 + 8 * max((len(cell.name) for cell in cells), default=0)) if beside else 14
+    axis = _Axis(0.0, 1.0, margin, width - (126 if beside else 14))
     top, row = 46, (38 if beside else 54)
     bottom = top + row * len(cells)
     height = bottom + 42
@@ -322,7 +323,7 @@ def _training_summary(curves: Sequence[Curve]) -> str:
 
 def _round_up(value: float) -> float:
     """The next friendly number: an axis ends there, and has a tick at its half."""
-    if not value > 0:
+    if not value > 1e-9:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
     return next(step * power for step in _FRIENDLY if step * power >= value * (1 - 1e-9))

@@ -146,7 +146,8 @@ class Cell:
     """All seeds of one (method, bias ratio, arm, mitigation)."""
 
     method: str
-    bias_ratio: float
+    bias_ratio: float | None
+    """None where the dataset is taken as biased as it is."""
     arm: str
     mitigation: str
     seeds: tuple[int, ...]
@@ -191,7 +192,7 @@ class Curve:
     """The stages of one trained model, in their order."""
 
     method: str
-    bias_ratio: float
+    bias_ratio: float | None
     arm: str
     mitigation: str
     seed: int

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ffr_dist.report.content import Cell, Curve, Report, cell_name
-from ffr_dist.report.words import count, percent
+from ffr_dist.report.words import count, percent, setting
 
 _FEW_SAMPLES = 100
 """Below this the 95 % interval of an accuracy is up to 20 points wide."""
 
 
 def findings(report: Report) -> tuple[str, ...]:
-    """The caller's warnings, then those that follow from the report's values."""
-    found = [*report.warnings]
+    """What bears on everything comes first, single trainings last."""
+    found: list[str] = []
     if report.audit is not None:
         found += [f"The audit failed: {failure}" for failure in report.audit.failures]
     if report.results is not None:
         found += _results(report.results.cells, report.results.lead)
+    found += report.warnings
     found += _curves(report.curves)
     return tuple(dict.fromkeys(found))
 
@@ -42,7 +43,7 @@ def _results(cells: Sequence[Cell], lead: tuple[str, str] | None) -> Iterator[st
             control = by_key.get((cell.method, cell.bias_ratio, arm, cell.mitigation))
             if control is not None and control.worst_group.value >= cell.worst_group.value:
                 yield (
-                    f"At bias ratio {cell.bias_ratio:g} the control {control.name} reaches "
+                    f"The control {control.name} ({setting(cell.bias_ratio)}) reaches "
                     f"{percent(control.worst_group.value)} % in the worst group, {cell.name} "
                     f"{percent(cell.worst_group.value)} %: as far as this run can tell, {meaning}."
                 )

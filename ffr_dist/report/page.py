@@ -30,9 +30,10 @@ from ffr_dist.report.findings import findings
 from ffr_dist.report.markup import Child, Html, el, fragment
 from ffr_dist.report.sheets import describe
 from ffr_dist.report.tables import Column, Entry, bar, estimate, number, share, table, text
-from ffr_dist.report.words import NONE, bounds, count, duration, percent, points, seeds, size
+from ffr_dist.report.words import NONE, bounds, count, duration, percent, points, seeds, setting, size
 
 _BASELINE_NAME = cell_name(*BASELINE)
+_WARNINGS_SHOWN = 6
 
 
 def render(report: Report) -> str:
@@ -100,15 +101,22 @@ def _header(report: Report) -> Child:
         el("h1", report.title),
         el("p", report.summary, class_="lede") if report.summary else None,
         _figures(report),
-        el(
-            "aside",
-            el("h2", "Before you believe a number"),
-            el("ul", [el("li", warning) for warning in warnings]),
-            class_="warnings",
-        )
-        if warnings
-        else None,
+        _warnings(warnings) if warnings else None,
     ]
+
+
+def _warnings(warnings: Sequence[str]) -> Html:
+    first, rest = warnings[:_WARNINGS_SHOWN], warnings[_WARNINGS_SHOWN:]
+    return el(
+        "aside",
+        el("h2", "Before you believe a number", id="warnings"),
+        el("ul", [el("li", warning) for warning in first]),
+        el("details", el("summary", f"{len(rest)} more"), el("ul", [el("li", warning) for warning in rest]))
+        if rest
+        else None,
+        class_="warnings",
+        aria_labelledby="warnings",
+    )
 
 
 def _figures(report: Report) -> Html | None:
@@ -164,7 +172,7 @@ def _results(results: Results) -> Child:
 def _result_table(cells: Sequence[Cell], lead: tuple[str, str] | None, ordinal: int, *, titled: bool) -> Html:
     first = cells[0]
     most = max(len(cell.seeds) for cell in cells)
-    title = f"{first.method}, bias ratio {first.bias_ratio:g}"
+    title = f"{first.method}, {setting(first.bias_ratio)}"
     leads = next((place for place, cell in enumerate(cells) if (cell.arm, cell.mitigation) == lead), None)
     return fragment(
         el("h3", title) if titled else None,
@@ -254,7 +262,7 @@ def _interval_note(most: int) -> str:
 
 
 def _training(curves: Sequence[Curve]) -> Child:
-    cells: dict[tuple[str, float, str, str], list[Curve]] = {}
+    cells: dict[tuple[str, float | None, str, str], list[Curve]] = {}
     for curve in curves:
         cells.setdefault((curve.method, curve.bias_ratio, curve.arm, curve.mitigation), []).append(curve)
     settings = {(method, ratio) for method, ratio, _, _ in cells}
@@ -272,7 +280,7 @@ def _training(curves: Sequence[Curve]) -> Child:
                     el(
                         "figcaption",
                         cell_name(arm, mitigation),
-                        el("span", f" · {method}, {ratio:g}", class_="soft") if len(settings) > 1 else None,
+                        el("span", f" · {method}, {setting(ratio)}", class_="soft") if len(settings) > 1 else None,
                     ),
                     training_chart(of_cell, ident=f"curve-{ordinal}"),
                 )
@@ -441,7 +449,7 @@ def _distances(audit: Audit) -> Child:
         el(
             "p",
             copies,
-            " If it had, generated images would lie much nearer to the training images than real ones do that it never saw.",
+            " Copies, even faint ones, would lie much nearer to the training images than real images do that it never saw.",
         ),
         el(
             "figure",
@@ -494,7 +502,7 @@ def _facts(facts: Sequence[Fact]) -> Html | None:
 
 def _tables(cells: Sequence[Cell]) -> list[list[Cell]]:
     """Cells of one (method, bias ratio) belong together: no other two are comparable."""
-    found: dict[tuple[str, float], list[Cell]] = {}
+    found: dict[tuple[str, float | None], list[Cell]] = {}
     for cell in cells:
         found.setdefault((cell.method, cell.bias_ratio), []).append(cell)
     return list(found.values())

@@ -31,7 +31,7 @@ def count(number: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    if seconds < 60:
+    if seconds < 59.5:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
@@ -47,6 +47,10 @@ def size(number: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:,.1f} TiB"
+
+
+def setting(bias_ratio: float | None) -> str:
+    return "bias as in the data" if bias_ratio is None else f"bias ratio {bias_ratio:g}"
 
 
 def seeds(number: int) -> str:

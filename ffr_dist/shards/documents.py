@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from ffr_dist.errors import BrokenError, ConflictError
+from ffr_dist.errors import BrokenError, ConfigError, ConflictError
 from ffr_dist.records import PROTOCOL
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ def from_bytes(kind: type[T], body: bytes, source: str) -> T:
     try:
         # Through JSON, where strict mode still takes a list for a tuple.
         document: T = _adapter(kind).validate_json(json.dumps(data))
-    except (ValidationError, ValueError, RecursionError) as error:
+    except (ValidationError, ConfigError, ValueError, RecursionError) as error:
         raise BrokenError(f"{source} is damaged: {_first_line(error)}; restore it or use another output") from error
     return document
 

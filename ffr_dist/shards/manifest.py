@@ -76,6 +76,7 @@ class Manifest:
     __pydantic_config__ = CLOSED
 
     def __post_init__(self) -> None:
+        Groups(self.group_list)  # refuses what may not stand in one list
         if tuple(self.groups) != tuple(group.name for group in self.group_list):
             # JSON objects are written with sorted keys; the declared order is the list's.
             ordered = {group.name: self.groups[group.name] for group in self.group_list if group.name in self.groups}

@@ -93,14 +93,9 @@ def fit(
     progress: Callable[[Progress], None] | None = None,
 ) -> FitResult:
     """Train ``task.model`` for ``config.steps`` optimiser steps, from the newest checkpoint if there is one."""
-    if task.weights is not None and config.accumulation > 1:
-        raise ConfigError(
-            f"task {task.name}: weights that follow the loss (GroupDRO) need the whole batch at once; "
-            "set accumulation to 1 or lower the batch size"
-        )
+    _refuse_unfit(task, config)
     accelerator = Accelerator(mixed_precision=config.precision, cpu=not torch.cuda.is_available())
-    device = accelerator.device
-    task.model.to(device)
+    task.model.to(accelerator.device)
     parameters = list(task.parameters or [p for p in task.model.parameters() if p.requires_grad])
     optimizer = _optimizer(parameters, config)
     model, prepared = accelerator.prepare(task.model, optimizer)
@@ -111,48 +106,39 @@ def fit(
 
     if run.step == 0:
         run.validated(_validate(task, model), progress)
-    window_loss = torch.zeros((), device=device, dtype=torch.float64)
-    window_steps = 0
     model.train()
     while run.step < config.steps:
-        lr = learning_rate(config, run.step)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        torch.manual_seed(draw_seed(config.seed, task.name, run.step, f"step{accelerator.process_index}"))
-        window_loss += _step(task, accelerator, model, list(_take(batches, config.accumulation)), device)
+        run.begin(accelerator.process_index)
+        loss = _step(task, accelerator, model, list(_take(batches, config.accumulation)))
         if config.clip_norm is not None:
             accelerator.clip_grad_norm_(parameters, config.clip_norm)
         prepared.step()
         prepared.zero_grad()
-        run.step += 1
-        window_steps += 1
-        if task.after_step is not None:
-            task.after_step(run.step)
+        run.stepped(loss)
 
-        ends = run.step == config.steps
-        if ends or run.step % config.log_every == 0:
-            run.logged(float(window_loss) / window_steps, lr, progress)
-            window_loss.zero_()
-            window_steps = 0
-        if ends or (config.validate_every and run.step % config.validate_every == 0):
+        if run.due(config.log_every):
+            run.logged(progress)
+        if run.due(config.validate_every):
             run.validated(_validate(task, model), progress)
             model.train()
-        if (
-            checkpoints is not None
-            and config.checkpoint_every
-            and (ends or run.step % config.checkpoint_every == 0)
-            and accelerator.is_main_process
-        ):
-            run.save(checkpoints)
+        if checkpoints is not None and config.checkpoint_every and run.due(config.checkpoint_every):
+            run.save(checkpoints, writes=accelerator.is_main_process)
     run.load_best()
     model.eval()
     return FitResult(best_step=run.best_step, best=run.best, history=run.history)
 
 
-def _step(
-    task: Task, accelerator: Accelerator, model: nn.Module, batches: list[Any], device: torch.device
-) -> torch.Tensor:
+def _refuse_unfit(task: Task, config: FitConfig) -> None:
+    if task.weights is not None and config.accumulation > 1:
+        raise ConfigError(
+            f"task {task.name}: weights that follow the loss (GroupDRO) need the whole batch at once; "
+            "set accumulation to 1 or lower the batch size"
+        )
+
+
+def _step(task: Task, accelerator: Accelerator, model: nn.Module, batches: list[Any]) -> torch.Tensor:
     """Forward and backward of one optimiser step; returns its global loss, detached."""
+    device = accelerator.device
     batches = [batch.to(device) for batch in batches]
     counts = torch.stack([task.counts(batch).to(device, torch.float64) for batch in batches]).sum(0)
     counts = accelerator.reduce(counts, "sum")
@@ -206,16 +192,42 @@ class _Run:
         self.best_step = 0
         self.best: Score | None = None
         self.history: list[dict[str, Any]] = []
+        # Since the last log line; on the device, so that a step does not wait for it.
+        self._window_loss: torch.Tensor | float = 0.0
+        self._window_steps = 0
         self._identity = digest([task.name, config.model_dump(mode="json")])
 
-    def logged(self, loss: float, lr: float, progress: Callable[[Progress], None] | None) -> None:
+    def begin(self, process: int) -> None:
+        """Set all that the coming step depends on beside weights and optimiser state."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(self._config, self.step)
+        torch.manual_seed(draw_seed(self._config.seed, self._task.name, self.step, f"step{process}"))
+
+    def stepped(self, loss: torch.Tensor) -> None:
+        self.step += 1
+        self._window_loss = self._window_loss + loss
+        self._window_steps += 1
+        if self._task.after_step is not None:
+            self._task.after_step(self.step)
+
+    def due(self, every: int | None) -> bool:
+        """Whether something that happens every so many steps, and after the last one, happens now."""
+        return self.step == self._config.steps or (every is not None and self.step % every == 0)
+
+    def logged(self, progress: Callable[[Progress], None] | None) -> None:
+        loss = self._finite_window_loss() / self._window_steps
+        self.history.append({"step": self.step, "loss": loss, "lr": learning_rate(self._config, self.step - 1)})
+        self._window_loss, self._window_steps = 0.0, 0
+        self._tell(progress)
+
+    def _finite_window_loss(self) -> float:
+        loss = float(self._window_loss)
         if not math.isfinite(loss):
             raise StoppedError(
                 f"{self._task.name}: the loss is {loss} after step {self.step}; lower the learning rate "
-                f"(now {lr:g}) or set clip_norm"
+                f"(now {learning_rate(self._config, self.step - 1):g}) or set clip_norm"
             )
-        self.history.append({"step": self.step, "loss": loss, "lr": lr})
-        self._tell(progress)
+        return loss
 
     def validated(self, score: Score | None, progress: Callable[[Progress], None] | None) -> None:
         if score is None:
@@ -247,21 +259,31 @@ class _Run:
         if self._best_weights is not None:
             self._task.model.load_state_dict(self._best_weights)
 
-    def save(self, checkpoints: Checkpoints) -> None:
+    def save(self, checkpoints: Checkpoints, *, writes: bool) -> None:
+        # Asked of every process: a run whose loss is not a number must not come back from its checkpoint.
+        window = [self._finite_window_loss(), self._window_steps]
+        if not writes:
+            return
         tensors = _prefixed("model", self._task.model.state_dict())
         tensors |= _prefixed("state", self._task.state)
         tensors |= _prefixed("best", self._best_weights or {})
         for number, parameter in enumerate(self._parameters):
             tensors |= _prefixed(f"optimizer.{number}", self._optimizer.state[parameter])
         best = None if self.best is None else [list(self.best.value), dict(self.best.detail)]
-        meta = {"identity": self._identity, "best_step": self.best_step, "best": best, "history": self.history}
+        meta = {
+            "identity": self._identity,
+            "best_step": self.best_step,
+            "best": best,
+            "history": self.history,
+            "window": window,
+        }
         checkpoints.save(self.step, tensors, meta)
 
     def resume(self, checkpoints: Checkpoints) -> None:
         found = checkpoints.latest()
         if found is None:
             return
-        if found.meta["identity"] != self._identity:
+        if found.meta.get("identity") != self._identity or not self._fits(found.tensors):
             raise ConflictError(
                 f"the checkpoint below {checkpoints.prefix} is of another task or other settings than "
                 f"{self._task.name}; delete it or write to another output"
@@ -271,13 +293,29 @@ class _Run:
             self._task.state[name].copy_(value)
         for number, parameter in enumerate(self._parameters):
             state = _below(f"optimizer.{number}", found.tensors)
-            # Adam's step counter lives on the CPU unless the optimiser is fused; its own state says where.
-            self._optimizer.state[parameter] = {name: value.to(parameter.device) for name, value in state.items()}
+            self._optimizer.state[parameter] = {name: _laid_out_as(parameter, value) for name, value in state.items()}
         self._best_weights = _below("best", found.tensors) or None
         self.step, self.best_step, self.history = found.step, found.meta["best_step"], found.meta["history"]
+        self._window_loss, self._window_steps = found.meta["window"]
         if found.meta["best"] is not None:
             value, detail = found.meta["best"]
             self.best = Score(tuple(value), detail)
+
+    def _fits(self, tensors: Mapping[str, torch.Tensor]) -> bool:
+        """Whether a checkpoint holds this model's tensors and this task's state, by name and shape."""
+        model, state = _below("model", tensors), _below("state", tensors)
+        return _shapes(model) == _shapes(self._task.model.state_dict()) and _shapes(state) == _shapes(self._task.state)
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in tensors.items()}
+
+
+def _laid_out_as(parameter: nn.Parameter, value: torch.Tensor) -> torch.Tensor:
+    """A tensor of the optimiser where and how it was made: fused kernels walk it and its parameter in memory order."""
+    if value.shape != parameter.shape:
+        return value.to(parameter.device)  # a step counter
+    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+import textwrap
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pa_parquet
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -281,6 +285,16 @@ def test_data_configs_are_told_apart_by_kind():
         adapter.validate_python({"kind": "folders"})
 
 
+def test_the_documented_settings_are_settings():
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    whole, per_split = (
+        yaml.safe_load(textwrap.dedent(block)) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    )
+    told = from_data(FolderConfig, whole["data"] | per_split, "docs/data.md")
+    assert told.declared("test").names == ("landbird_ocean", "waterbird_forest")
+    assert set(whole["data"]) | set(per_split) == set(FolderConfig.model_fields)
+
+
 def test_images_and_tables_come_from_any_url(tmp_path):
     write_images(tmp_path / "images", [row[0] for row in ROWS])
     write_csv(tmp_path / "labels.csv", ROWS)
@@ -288,3 +302,9 @@ def test_images_and_tables_come_from_any_url(tmp_path):
     by_url = config(tmp_path, table=f"file://{tmp_path}/labels.csv", images=f"file://{tmp_path}/images/").splits(0)
     assert [split.folder for split in by_url] == [split.folder for split in local]
     assert [sample.image for sample in by_url[0].samples()] == [sample.image for sample in local[0].samples()]
+    memory = fsspec.filesystem("memory")
+    memory.put(str(tmp_path), "/folder-dataset", recursive=True)
+    at = "memory://folder-dataset"
+    far = config(tmp_path, table=f"{at}/labels.csv", images=f"{at}/images").splits(0)
+    assert [split.folder for split in far] == [split.folder for split in local]
+    assert [sample.image for sample in far[0].samples()] == [sample.image for sample in local[0].samples()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -56,6 +57,7 @@ SCORES = {
 TEST_COUNT = 250
 
 
+@functools.cache
 def sample_report(seeds: int = 3) -> Report:
     return Report(
         title="From Fake to Real on the embedded world",

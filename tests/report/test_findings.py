@@ -38,7 +38,7 @@ def test_one_seed_is_said_plainly() -> None:
 def test_a_control_that_wins_or_ties_is_named() -> None:
     won = findings(results(ffr=0.6, generator_data=0.6, synthetic_only=0.5))
     assert len(won) == 1
-    assert "generator_data × erm reaches 60.0 %" in won[0]
+    assert "generator_data × erm (bias ratio 0.95) reaches 60.0 %" in won[0]
     assert "only passed on what it saw" in won[0]
     assert findings(results(ffr=0.9, generator_data=0.6, synthetic_only=0.5)) == ()
 
@@ -72,4 +72,4 @@ def test_what_the_caller_knows_and_a_failed_audit_come_along() -> None:
     report = Report(
         title="t", warnings=("so it is",), audit=replace(audit, failures=("label accuracy 0.4 is below 0.8",))
     )
-    assert findings(report) == ("so it is", "The audit failed: label accuracy 0.4 is below 0.8")
+    assert findings(report) == ("The audit failed: label accuracy 0.4 is below 0.8", "so it is")

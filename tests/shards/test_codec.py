@@ -4,14 +4,14 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import CODEC
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
+from shard_outputs import CODEC
 
-from ffr_dist.errors import ConfigError, DataError
 from ffr_dist.config import parse
+from ffr_dist.errors import ConfigError, DataError
 from ffr_dist.shards.codec import CodecConfig, blake2b16, codec_environment, decode, encode, format_of
 
 FORMATS = ("jpg", "png", "webp")

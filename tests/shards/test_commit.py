@@ -2,9 +2,9 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import Candidate, fresh_store, write_interval
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shard_outputs import Candidate, fresh_store, write_interval
 
 from ffr_dist.errors import BrokenError, ConflictError
 from ffr_dist.shards import documents, layout

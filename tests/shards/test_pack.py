@@ -1,3 +1,4 @@
+import contextlib
 import io
 import tarfile
 
@@ -78,10 +79,8 @@ def test_a_flipped_byte_outside_a_body_is_refused(given_members, data):
 
 @given(st.binary(max_size=3000))
 def test_noise_is_refused_or_empty(body):
-    try:
+    with contextlib.suppress(BrokenError):
         assert not list(unpack(body))
-    except BrokenError:
-        pass
 
 
 @pytest.mark.parametrize(
@@ -99,7 +98,7 @@ def test_links_folders_and_devices_are_refused(kind):
     info = tarfile.TarInfo("a.jpg")
     info.type = kind
     info.linkname = "/etc/passwd"
-    with pytest.raises(BrokenError, match="not a plain file|its name"):
+    with pytest.raises(BrokenError, match=r"not a plain file|its name"):
         list(unpack(tar_of(info)))
 
 

@@ -2,9 +2,9 @@ import functools
 
 import numpy as np
 import pytest
-from conftest import GROUPS, Candidate, fresh_store, write_interval
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shard_outputs import GROUPS, Candidate, fresh_store, write_interval
 
 from ffr_dist.errors import BrokenError, ConflictError
 from ffr_dist.records import synthetic_key
@@ -41,8 +41,8 @@ def by_hand(intervals, revision):
     for interval, candidates in enumerate(intervals):
         if not revision.considers(interval):
             continue
-        for slot, (name, k, reason, twin) in enumerate(candidates):
-            pixels = twin or (name, k)
+        for slot, (name, k, said, twin) in enumerate(candidates):
+            pixels, reason = twin or (name, k), said
             if reason is None and pixels in seen:
                 reason = "duplicate"
             elif reason is None:

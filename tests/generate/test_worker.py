@@ -1,0 +1,274 @@
+import hashlib
+import io
+import json
+import pickle
+import tarfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from noise import CODEC, GROUPS, SIZE, NoiseSampler, contents, pinned, requests
+from PIL import Image
+
+from ffr_dist.errors import ConfigError, ConflictError, InputError, StoppedError
+from ffr_dist.generate.driver import Driver
+from ffr_dist.generate.keep import KeepConfig
+from ffr_dist.generate.work import Work
+from ffr_dist.generate.worker import STAGES, Worker, WorkSpec
+from ffr_dist.quota import Exact
+from ffr_dist.seeds import draw_seed
+from ffr_dist.shards.codec import blake2b16, decode
+from ffr_dist.shards.sidecar import read_sidecar
+
+QUOTA = Exact({"red_cat": 20, "red_dog": 7, "blue_cat": 0, "blue_dog": 10})
+BAD = {"red_cat": {"blank": 0.3, "nan": 0.1}, "red_dog": {"refused": 0.5}}
+
+
+@pytest.fixture
+def planned(fresh_store):
+    """A store with a plan, and all the work of round 0: 37 candidates, the last interval and its last batch short."""
+
+    def plan(pins=None, quota=QUOTA):
+        store = fresh_store()
+        driver = Driver(store, GROUPS, quota, pins or pinned())
+        work = []
+        while isinstance(step := driver.next(), Work):
+            work.append(step)
+        return store, work
+
+    return plan
+
+
+def samples(tar):
+    with tarfile.open(fileobj=io.BytesIO(tar)) as file:
+        names = file.getnames()
+        bodies = [file.extractfile(name).read() for name in names]
+        offsets = [file.getmember(name).offset_data for name in names]
+    return [
+        (names[n], bodies[n], offsets[n], json.loads(bodies[n + 1])) for n in range(0, len(names), 2)
+    ]
+
+
+def test_a_shard_holds_what_was_accepted_and_the_sidecar_everything(planned, make_worker):
+    store, work = planned()
+    assert [len(w.candidates) for w in work] == [16, 16, 5]
+    sampler = NoiseSampler(seed=3, bad=BAD)
+    worker = make_worker(store, sampler)
+    for step in work:
+        receipt = worker.make(step)
+        commit = receipt.commit
+        assert receipt.mine
+        assert set(receipt.seconds) == set(STAGES)
+        rows = read_sidecar(store.get(commit.sidecar.key)).to_pylist()
+        tar = store.get(commit.tar.key)
+        assert hashlib.sha256(tar).hexdigest() == commit.tar.sha256
+        assert commit.tar.key == f"shards/{step.interval:08d}-{commit.tar.sha256[:12]}.tar"
+        assert [(row["group"], row["k"]) for row in rows] == step.candidates
+        accepted = [row for row in rows if row["accepted"]]
+        found = samples(tar)
+        assert len(found) == len(accepted)
+        for (name, body, offset, note), row in zip(found, accepted, strict=True):
+            assert name == f"{row['group']}-{row['k']:08d}.jpg"
+            assert (offset, len(body)) == (row["offset"], row["size"])
+            assert hashlib.sha256(body).digest() == row["sha256"]
+            assert blake2b16(decode(body)) == row["pixels_blake2b"]
+            group = GROUPS.by_name(row["group"])
+            assert note == {
+                "key": name[:-4],
+                "group": group.name,
+                "label": group.label,
+                "bias": group.bias,
+                "source": "synthetic",
+                "seed": draw_seed(3, group.name, row["k"], "latents"),
+                "prompt": f"a photo of a {group.name.replace('_', ' ')}",
+            }
+            assert row["seed"] == note["seed"]
+        for row in rows:
+            assert dict(row["scores"])["fate"] == pytest.approx(
+                np.random.default_rng(row["seed"]).random(), abs=1e-6
+            )
+        for group, tally in commit.groups.items():
+            of_group = [row for row in rows if row["group"] == group]
+            assert tally.tried == len(of_group)
+            assert tally.accepted == sum(row["accepted"] for row in of_group)
+            reasons = [row["reason"] for row in of_group if row["reason"]]
+            assert dict(tally.rejected) == {reason: reasons.count(reason) for reason in set(reasons)}
+        shown = [row for row in rows if row["thumbnail"]]
+        for reason in {row["reason"] for row in rows if row["reason"]}:
+            first_two = [row["slot"] for row in rows if row["reason"] == reason][:2]
+            assert [row["slot"] for row in shown if row["reason"] == reason] == first_two
+        assert all(Image.open(io.BytesIO(row["thumbnail"])).format == "JPEG" for row in shown)
+    assert {"blank", "nan", "no_mask"} <= {
+        reason
+        for info in store.list("shards")
+        if info.key.endswith("parquet")
+        for reason in read_sidecar(store.get(info.key))["reason"].to_pylist()
+        if reason
+    }
+
+
+def test_every_batch_is_whole(planned, make_worker):
+    store, work = planned()
+    sampler = NoiseSampler()
+    worker = make_worker(store, sampler)
+    receipts = [worker.make(step) for step in work]
+    assert {len(batch) for batch in sampler.batches} == {8}
+    assert sampler.batches[-1] == work[-1].candidates + [work[-1].candidates[-1]] * 3
+    assert sum(tally.tried for receipt in receipts for tally in receipt.commit.groups.values()) == 37
+    assert len(sampler.threads) == 1
+
+
+def test_bytes_do_not_depend_on_threads_or_order(planned, make_worker):
+    found = []
+    for encoders, at_once, turned in ((1, 1, False), (7, 2, False), (3, 2, True)):
+        store, work = planned()
+        worker = make_worker(store, NoiseSampler(bad=BAD), encoders=encoders)
+        with ThreadPoolExecutor(at_once) as pool:
+            list(pool.map(worker.make, work[::-1] if turned else work))
+        found.append(contents(store))
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_batch_of_another_shape_makes_other_bytes(planned, make_worker):
+    """Why the batch stands in the plan."""
+    found = []
+    for batch in (8, 16):
+        store, work = planned(pinned(batch=batch))
+        make_worker(store, pins=pinned(batch=batch)).make(work[0])
+        found.append(contents(store, "shards"))
+    assert found[0] != found[1]
+
+
+def test_an_interval_without_any_accepted_image_has_no_tar(planned, make_worker):
+    store, work = planned()
+    nothing = {group: {"nan": 1.0} for group in GROUPS.names}
+    commit = make_worker(store, NoiseSampler(bad=nothing)).make(work[0]).commit
+    assert commit.tar is None
+    rows = read_sidecar(store.get(commit.sidecar.key)).to_pylist()
+    assert {row["reason"] for row in rows} == {"nan"}
+    assert [info.key for info in store.list("shards")] == [commit.sidecar.key]
+
+
+def test_the_second_attempt_learns_that_it_lost(planned, make_worker):
+    store, work = planned()
+    first = make_worker(store).make(work[0])
+    before = contents(store, "shards", "commits")
+    second = make_worker(store).make(work[0])
+    assert first.mine
+    assert not second.mine
+    assert second.commit == first.commit
+    assert contents(store, "shards", "commits") == before
+
+
+def test_one_interval_is_stored_while_the_next_is_sampled(planned, make_worker, monkeypatch):
+    store, work = planned()
+    sampler = NoiseSampler(delay_s=0.05)
+    worker = make_worker(store, sampler)
+    reached, go_on = threading.Event(), threading.Event()
+    put = store.put
+
+    def slow_put(key, body):
+        if key.startswith("shards/00000000"):
+            reached.set()
+            assert go_on.wait(10)
+        put(key, body)
+
+    monkeypatch.setattr(store, "put", slow_put)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(worker.make, work[0])
+        second = pool.submit(worker.make, work[1])
+        assert reached.wait(10)
+        assert second.result(10).commit.interval == 1  # sampled, stored and committed meanwhile
+        assert not first.done()
+        go_on.set()
+        first.result(10)
+
+
+def test_a_failing_sampler_fails_its_interval_only(planned, make_worker):
+    store, work = planned()
+    broken = work[1].candidates[9]
+    worker = make_worker(store, NoiseSampler(fail_at=broken))
+    with ThreadPoolExecutor(2) as pool:
+        done = [pool.submit(worker.make, step) for step in work]
+    assert done[0].result().mine
+    with pytest.raises(RuntimeError, match="on fire"):
+        done[1].result()
+    assert done[2].result().mine
+    assert [info.key for info in store.list("commits")] == ["commits/00000000.json", "commits/00000002.json"]
+
+
+def test_a_stopped_worker_leaves_no_commit(planned, make_worker):
+    store, work = planned()
+    worker = make_worker(store, NoiseSampler(delay_s=0.1))
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(worker.make, step) for step in work[:2]]
+        time.sleep(0.05)
+        worker.stop()
+    for future in running:
+        with pytest.raises(StoppedError):
+            future.result()
+    assert list(store.list("commits")) == []
+
+
+def test_progress_is_told_by_batch(planned, make_worker):
+    store, work = planned()
+    told = []
+    commit = make_worker(store, NoiseSampler(bad=BAD), on_batch=told.append).make(work[0]).commit
+    assert [batch.candidates for batch in told] == [8, 8]
+    assert sum(batch.accepted for batch in told) == sum(tally.accepted for tally in commit.groups.values())
+    assert sum(sum(batch.rejected.values()) for batch in told) == sum(
+        sum(tally.rejected.values()) for tally in commit.groups.values()
+    )
+
+
+def test_the_environment_is_recorded_in_the_commit_alone(planned, make_worker):
+    store, work = planned()
+    commit = make_worker(store).make(work[0]).commit
+    assert set(commit.environment) == {"python", "torch", "diffusers", "codec", "device"}
+    assert commit.environment["device"].startswith("cpu ")
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (pinned(batch=4), "batch"),
+        (pinned(images_per_shard=64), "images_per_shard"),
+        (pinned(threads=2), "threads"),
+        (pinned(keep=KeepConfig(blank_std=9.0)), r"keep\.blank_std"),
+    ],
+)
+def test_a_worker_with_other_values_refuses_to_start(planned, make_worker, other, named):
+    store, _ = planned()
+    with pytest.raises(ConflictError, match=named):
+        make_worker(store, pins=other)
+
+
+def test_a_worker_without_a_plan_refuses_to_start(fresh_store, make_worker):
+    with pytest.raises(InputError, match="round-000"):
+        make_worker(fresh_store())
+
+
+def test_a_sampler_of_another_size_is_told(planned, make_worker):
+    store, work = planned()
+    with pytest.raises(ConfigError, match="32, 32"):
+        make_worker(store, NoiseSampler(size=32)).make(work[0])
+
+
+def test_a_method_that_skips_a_request_is_told(planned):
+    store, work = planned()
+    spec = WorkSpec(groups=GROUPS, codec=CODEC, size=SIZE, pinned=pinned())
+    with (
+        Worker(spec, store, NoiseSampler(), lambda group, ks: requests(group, ks)[:-1]) as worker,
+        pytest.raises(ConfigError, match="no request for candidate"),
+    ):
+        worker.make(work[0])
+
+
+def test_what_an_actor_is_given_can_be_pickled(planned):
+    _, work = planned()
+    spec = WorkSpec(groups=GROUPS, codec=CODEC, size=SIZE, pinned=pinned())
+    assert pickle.loads(pickle.dumps(spec)) == spec
+    assert pickle.loads(pickle.dumps(work[0])) == work[0]
+    assert len(pickle.dumps(work[0])) < 2_000
