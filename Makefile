@@ -29,11 +29,11 @@ check: $(READY) ## format, lint, types, import contracts
 bench: $(READY) ## the quick form of every benchmark, with its goal
 	$(BIN)/python -m bench --all --quick
 
+# torch first and alone: whichever build of it is on offer (CPU, CUDA) stays, and the others settle around it.
 # Last comes the file that says it is whole: an install that was interrupted is made again.
 $(READY): pyproject.toml $(PINS)
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make setup PYTHON=..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
-	# torch first and alone: whichever build of it is on offer (CPU, CUDA) then stays as the others settle around it.
 	$(BIN)/pip install --constraint $(PINS) torch
 	$(BIN)/pip install --constraint $(PINS) --editable '.[dev]'
 	@touch $@

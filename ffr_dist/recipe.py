@@ -54,12 +54,16 @@ class CompareConfig(Config):
 
     cells: tuple[CellConfig, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    lead: CellConfig | None = None
+    """The cell that the study sets out to test, named before its test accuracy is known."""
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
         for what, values in (("cells", self.cells), ("seeds", self.seeds)):
             if len(set(values)) != len(values):
                 raise ValueError(f"{what} lists something twice")
+        if self.lead is not None and self.lead not in self.cells:
+            raise ValueError("lead is not one of the cells")
         return self
 
 

@@ -63,19 +63,19 @@ AUTOENCODER = FitConfig(
     seed=SEED,
 )
 DENOISER = FitConfig(
-    steps=15_000,
-    lr=1.2e-3,
+    steps=12_000,
+    lr=1e-3,
     betas=(0.9, 0.99),
     weight_decay=1e-3,
     schedule="cosine",
-    warmup_steps=150,
+    warmup_steps=200,
     final_lr=0.01,
     clip_norm=1.0,
     checkpoint_every=1_000,
     log_every=250,
     seed=SEED,
 )
-BATCH = {"critic": 64, "autoencoder": 32, "denoiser": 64}
+BATCH = {"critic": 64, "autoencoder": 32, "denoiser": 32}
 NOISE_SCHEDULE: Mapping[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_schedule": "squaredcos_cap_v2",
@@ -358,12 +358,14 @@ def train_denoiser(workshop: Workshop, latents: Pool, tokenizer: Any) -> Denoise
         out_channels=LATENT_CHANNELS,
         block_out_channels=(64, 96),
         layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        # Attention in the middle only: on 4x4 latents convolutions reach everywhere, and cost a third less time.
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
         mid_block_type="UNetMidBlock2DCrossAttn",
         cross_attention_dim=64,
         attention_head_dim=4,
         norm_num_groups=16,
+        resnet_time_scale_shift="scale_shift",
         # The text also joins the time embedding: by cross-attention alone the digits were not learnt.
         addition_embed_type="text",
         addition_embed_type_num_heads=4,

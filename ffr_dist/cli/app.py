@@ -268,11 +268,9 @@ def _whole_way(recipe: str, out: str | None) -> None:
     with _shown() as show:
         started = _start("run", recipe, out, show)
         plan_table(_console(), summarise(started.study))
-        outcome = run_all(started)
-    results_table(_console(), outcome.rows)
-    for warning in outcome.warnings:
-        _console().print(f"[yellow]![/] {warning}", highlight=False)
-    _console().print(f"report: {outcome.report}", highlight=False)
+        rows = run_all(started)
+    results_table(_console(), rows)
+    _console().print(f"report: {started.store.url}/report.html", highlight=False)
 
 
 def _cell(verb: str, recipe: str, out: str | None, arm: str, mitigation: str, seed: int) -> None:

@@ -9,6 +9,7 @@ Bytes depend on neither that nor on the number of encoders, only on candidates, 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import platform
 import threading
@@ -30,7 +31,7 @@ from PIL import Image
 
 from ffr_dist.config import from_data
 from ffr_dist.errors import ConfigError, InputError, StoppedError
-from ffr_dist.generate.keep import KeepConfig, Looks, look, reasons
+from ffr_dist.generate.keep import KeepConfig, reasons
 from ffr_dist.generate.work import BatchDone, Receipt, Work
 from ffr_dist.groups import Groups
 from ffr_dist.models.sampler import Sampler
@@ -82,22 +83,22 @@ class _Sampled:
     """A batch on its way to the host; ``wait`` before reading."""
 
     images: torch.Tensor
-    """uint8, (batch, height, width, 3)."""
-    looks: Looks
+    """uint8, (batch, 3, height, width)."""
+    valid: torch.Tensor
     reasons: Sequence[str | None]
     scores: Mapping[str, torch.Tensor]
     fetch_s: float
     sample_s: float
-    """On the CPU; a CUDA device's own time is between its events."""
-    events: tuple[torch.cuda.Event, torch.cuda.Event] | None
+    """By the host's clock, which on a CUDA device sees the launch only."""
+    began: torch.cuda.Event | None
+    ended: torch.cuda.Event | None
 
     def wait(self) -> float:
         """Until the batch has arrived; how long the device was busy with it."""
-        if self.events is None:
+        if self.ended is None:
             return self.sample_s
-        begun, ended = self.events
-        ended.synchronize()
-        return float(begun.elapsed_time(ended)) / 1000
+        self.ended.synchronize()
+        return self.sample_s if self.began is None else float(self.began.elapsed_time(self.ended)) / 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,10 @@ class _Judged:
 
 
 class Worker:
-    """Makes intervals for one output on one device. Refuses to start where its pinned values are not the output's."""
+    """Makes intervals for one output on one device. Refuses to start where its pinned values are not the output's.
+
+    ``on_batch`` is called in the threads that call ``make``.
+    """
 
     def __init__(
         self,
@@ -215,7 +219,7 @@ class Worker:
         """In the device's thread: launch the batch and its way to the host, without waiting for either."""
         inputs, fetch_s = fetched.result()
         begun = time.perf_counter()
-        started = _mark()
+        began = _mark(self._made_on)
         outcomes = self._sampler.sample(batch, inputs)
         expected = (len(batch), 3, self._spec.size, self._spec.size)
         if outcomes.images.shape != expected or outcomes.images.dtype != torch.uint8:
@@ -223,26 +227,25 @@ class Worker:
                 f"the sampler made {outcomes.images.dtype} {tuple(outcomes.images.shape)}, wanted are uint8 {expected}; "
                 "set the recipe's size and the generator's to the same"
             )
-        looks = look(outcomes)
         self._made_on = outcomes.images.device
-        images = _to_host(outcomes.images.permute(0, 2, 3, 1).contiguous())
-        looks = Looks(_to_host(looks.sums), _to_host(looks.squares), _to_host(looks.valid))
+        images, valid = _to_host(outcomes.images), _to_host(outcomes.valid)
         scores = {name: _to_host(score.detach()) for name, score in outcomes.scores.items()}
-        ended = _mark()
+        ended = _mark(self._made_on)
         return _Sampled(
             images=images,
-            looks=looks,
+            valid=valid,
             reasons=outcomes.reasons,
             scores=scores,
             fetch_s=fetch_s,
             sample_s=time.perf_counter() - begun,
-            events=(started, ended) if outcomes.images.is_cuda and started is not None and ended is not None else None,
+            began=began,
+            ended=ended,
         )
 
     def _judge(self, batch: list[Request], sampled: _Sampled, shown: Counter[str]) -> list[_Judged]:
         """Apply the keep rules and start to encode what they leave. What was padded falls away here."""
-        why = reasons(sampled.looks, self._spec.size**2, sampled.reasons, self._keep)
         images: NDArray[np.uint8] = sampled.images.numpy()
+        why = reasons(images, sampled.valid.numpy(), sampled.reasons, self._keep)
         judged = []
         for row, request in enumerate(batch):
             reason = why[row]
@@ -324,7 +327,8 @@ class Worker:
         return ObjectRef(key, digest, len(body))
 
 
-def environment(device: torch.device) -> dict[str, str]:
+@functools.cache
+def environment(device: torch.device) -> Mapping[str, str]:
     """What equal bytes rest on, beside the pinned values."""
     found = {
         "python": platform.python_version(),
@@ -345,12 +349,12 @@ def _pin_numerics(threads: int) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def _mark() -> torch.cuda.Event | None:
-    """Now, on the device's own clock; None where there is no such device."""
-    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+def _mark(device: torch.device) -> torch.cuda.Event | None:
+    """Now, on the clock of a CUDA device; None for any other."""
+    if device.type != "cuda":
         return None
     event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    event.record()
+    event.record(torch.cuda.current_stream(device))
     return event
 
 
@@ -362,14 +366,14 @@ def _to_host(tensor: torch.Tensor) -> torch.Tensor:
 
 def _encode(pixels: NDArray[np.uint8], codec: CodecConfig) -> _File:
     begun = time.perf_counter()
-    body = encode(pixels, codec)
+    body = encode(pixels.transpose(1, 2, 0), codec)
     # The stored pixels, not the sampled ones: whoever reads the set can check this hash.
     pixels_blake2b = blake2b16(decode(body))
     return _File(body, hashlib.sha256(body).digest(), pixels_blake2b, time.perf_counter() - begun)
 
 
 def _thumbnail(pixels: NDArray[np.uint8]) -> bytes:
-    image = Image.fromarray(pixels)
+    image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))
     return encode(np.asarray(image), _THUMBNAIL_CODEC)
 

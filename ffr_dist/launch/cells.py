@@ -166,8 +166,10 @@ class _Fitted:
 
 
 def _train_stage(run: Run, asked: _Asked, data: CellData) -> TrainedStage:
-    sets = {
-        source.set: data.sets[source.set] if source.counts is None else data.sets[source.set].lowest(source.counts)
+    chosen = {
+        str(source.set): data.sets[source.set].fingerprint
+        if source.counts is None
+        else data.sets[source.set].lowest(source.counts).fingerprint
         for source in asked.stage.sources
     }
     identity = {
@@ -175,7 +177,7 @@ def _train_stage(run: Run, asked: _Asked, data: CellData) -> TrainedStage:
         "model": run.recipe.train.model.model_dump(mode="json"),
         "augment": run.recipe.train.augment,
         "seed": asked.seed,
-        "sets": {name: chosen.fingerprint for name, chosen in sets.items()},
+        "sets": chosen,
         "val": data.val.fingerprint,
         "init": None if asked.before is None else asked.before.sha256,
     }
@@ -188,9 +190,13 @@ def _train_stage(run: Run, asked: _Asked, data: CellData) -> TrainedStage:
     began = time.monotonic()
     fits = [
         _fit(
-            run, asked, data, sets, config=template.model_copy(update={"seed": asked.seed}), prefix=f"{folder}/fit-{n}"
+            run,
+            asked,
+            data,
+            config=template.model_copy(update={"seed": asked.seed}),
+            prefix=f"{folder}/fit-{number}",
         )
-        for n, template in enumerate(asked.stage.fits)
+        for number, template in enumerate(asked.stage.fits)
     ]
     best = max(fits, key=lambda fitted: fitted.value)  # the first of equals
     trained = _write_stage(run.store, folder, identity, best, time.monotonic() - began)
@@ -199,9 +205,7 @@ def _train_stage(run: Run, asked: _Asked, data: CellData) -> TrainedStage:
     return trained
 
 
-def _fit(
-    run: Run, asked: _Asked, data: CellData, sets: Mapping[str, Dataset], *, config: FitConfig, prefix: str
-) -> _Fitted:
+def _fit(run: Run, asked: _Asked, data: CellData, *, config: FitConfig, prefix: str) -> _Fitted:
     model = build_classifier(run.recipe.train.model, data.sets["real"].groups.classes, asked.seed)
     if asked.before is not None:
         model.load_state_dict(load_weights(_weights_body(run.store, asked.before)))
@@ -215,7 +219,7 @@ def _fit(
     task = classification_task(
         asked.stage,
         model,
-        sets,
+        data.sets,
         run.study.groups,
         asked.seed,
         validate=validate,

@@ -3,54 +3,31 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from typing import Any
 
 from ffr_dist.errors import MissingError, StoppedError
 from ffr_dist.evaluate.audit import audit
 from ffr_dist.launch.cells import open_cell_data, score_cell, train_cell
 from ffr_dist.launch.context import Run, import_real, load_study, start_run
-from ffr_dist.launch.events import Began, Ended, Event, Tell, Warned
+from ffr_dist.launch.events import Began, Ended
 from ffr_dist.launch.pool import make_pool
 from ffr_dist.launch.publish import AUDIT, write_report, write_rows
 from ffr_dist.read.dataset import Dataset, open_dataset
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What a whole run came to."""
-
-    rows: list[dict[str, Any]]
-    report: str
-    warnings: tuple[str, ...]
-
-
-@dataclass(slots=True)
-class _Listener:
-    """Passes events on and keeps the warnings for the report."""
-
-    tell: Tell
-    warnings: list[str] = field(default_factory=list)
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, Warned):
-            self.warnings.append(event.message)
-        self.tell(event)
-
-
-def run_all(run: Run, *, inline: bool = False) -> Outcome:
-    """Import, generate, audit, train, evaluate, report."""
-    listener = _Listener(run.tell)
-    run = Run(study=run.study, store=run.store, command=run.command, tell=listener)
+def run_all(run: Run, *, inline: bool = False) -> list[dict[str, Any]]:
+    """Import, generate, audit, train, evaluate, report; the rows of results."""
     make_pool(run, inline=inline)
     check_pool(run)
     rows = []
     for seed in run.recipe.compare.seeds:
         data = open_cell_data(run, seed)
-        for cell in run.recipe.compare.cells:
-            rows.append(score_cell(run, cell, seed, data, train_cell(run, cell, seed, data)))
+        rows += [
+            score_cell(run, cell, seed, data, train_cell(run, cell, seed, data)) for cell in run.recipe.compare.cells
+        ]
     write_rows(run.store, rows)
-    return Outcome(rows=rows, report=write_report(run, listener.warnings), warnings=tuple(listener.warnings))
+    run.tell(Ended("report", write_report(run)))
+    return rows
 
 
 def check_pool(run: Run) -> None:

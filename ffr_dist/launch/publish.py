@@ -9,6 +9,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ffr_dist.errors import ConflictError, MissingError
 from ffr_dist.evaluate.intervals import paired_difference, seed_interval, wilson
 from ffr_dist.launch.cells import TrainedStage, read_stage
@@ -20,14 +22,13 @@ from ffr_dist.report import content
 from ffr_dist.report.page import render
 from ffr_dist.report.sheets import contact_sheet
 from ffr_dist.shards import layout
-from ffr_dist.shards.codec import decode
 from ffr_dist.shards.commit import CommitLog
 from ffr_dist.shards.manifest import latest_manifest
 from ffr_dist.store import Store
 
 AUDIT = "audit.json"
 _SHEET_IMAGES = 24
-_SHEET_COLUMNS = 12
+_SHEET_COLUMNS = 8
 _SHEET_PIXELS = 64
 _LIBRARIES = ("ffr_dist", "torch", "diffusers", "ray", "accelerate", "pyarrow")
 
@@ -68,14 +69,14 @@ def refuse_unfair(rows: Sequence[Row]) -> None:
                 )
 
 
-def write_report(run: Run, warnings: Sequence[str] = ()) -> str:
+def write_report(run: Run) -> str:
     """Write report.html from what the output holds; where it lies."""
-    page = render(_content(run, tuple(warnings)))
+    page = render(_content(run))
     run.store.put(layout.REPORT, page.encode())
     return f"{run.store.url}/{layout.REPORT}"
 
 
-def _content(run: Run, warnings: tuple[str, ...]) -> content.Report:
+def _content(run: Run) -> content.Report:
     rows = read_rows(run.store)
     stages = _stages(run, rows)
     manifest = latest_manifest(run.store)
@@ -91,10 +92,9 @@ def _content(run: Run, warnings: tuple[str, ...]) -> content.Report:
         generation=None if manifest is None else _generation(run.store),
         sheets=() if manifest is None else _sheets(run.store),
         audit=_audit(run.store),
-        results=_results(rows) if rows else None,
+        results=_results(run, rows) if rows else None,
         curves=_curves(rows, stages),
         costs=_costs(run.store, stages),
-        warnings=warnings,
     )
 
 
@@ -166,7 +166,7 @@ def _sheets(store: Store) -> tuple[content.Sheet, ...]:
         if not shown:
             continue
         some = pool.lowest({name: shown})
-        images = [decode(body) for body in some.images(range(shown))]
+        images = list(some.pixels(np.arange(shown)))
         scale = max(1, _SHEET_PIXELS // max(images[0].shape[:2]))
         sheets.append(
             content.Sheet(
@@ -183,14 +183,37 @@ def _audit(store: Store) -> content.Audit | None:
         found = json.loads(store.get(AUDIT))
     except MissingError:
         return None
-    return _audit_content(found)
+    distances = found["distances"]
+    groups = [_group_audit(group) for group in (*found["groups"], found["overall"])]
+    return content.Audit(
+        groups=tuple(groups[:-1]),
+        overall=groups[-1],
+        distances=None if distances is None else content.Distances(**{k: _frozen(v) for k, v in distances.items()}),
+        checks=tuple(
+            content.Check(name=check["name"], measured=check["measured"], at_least=check["at_least"])
+            for check in found["checks"]
+        ),
+        failures=tuple(found["failures"]),
+    )
 
 
-def _results(rows: Sequence[Row]) -> content.Results:
+def _group_audit(values: Mapping[str, Any]) -> content.GroupAudit:
+    return content.GroupAudit(**values)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _results(run: Run, rows: Sequence[Row]) -> content.Results:
     cells: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         cells.setdefault(_cell_of(row)[:4], []).append(row)
-    return content.Results(cells=tuple(_cell(key, found, cells) for key, found in cells.items()), lead=("ffr", "erm"))
+    lead = run.recipe.compare.lead
+    return content.Results(
+        cells=tuple(_cell(key, found, cells) for key, found in cells.items()),
+        lead=None if lead is None else (lead.arm, lead.mitigation),
+    )
 
 
 def _cell(key: tuple[Any, ...], rows: Sequence[Row], cells: Mapping[tuple[Any, ...], Sequence[Row]]) -> content.Cell:
@@ -220,15 +243,13 @@ def _worst(rows: Sequence[Row]) -> content.Estimate:
         return _over_seeds([row["worst_group"] for row in rows])
     row = rows[0]
     worst = min(row["groups"].values(), key=lambda counts: counts["correct"] / counts["count"])
-    low, high = wilson(worst["correct"], worst["count"])
-    return content.Estimate(row["worst_group"], low, high)
+    return content.Estimate(row["worst_group"], *wilson(worst["correct"], worst["count"]))
 
 
 def _over_seeds(values: Sequence[float]) -> content.Estimate:
     if len(values) == 1:
         return content.Estimate(values[0])
-    low, high = seed_interval(values)
-    return content.Estimate(statistics.fmean(values), low, high)
+    return content.Estimate(statistics.fmean(values), *seed_interval(values))
 
 
 def _gain(pairs: Sequence[tuple[Row, Row]]) -> content.Estimate:
@@ -240,12 +261,14 @@ def _gain(pairs: Sequence[tuple[Row, Row]]) -> content.Estimate:
 
 
 def _group(name: str, rows: Sequence[Row]) -> content.GroupScore:
-    correct = sum(row["groups"][name]["correct"] for row in rows)
-    count = sum(row["groups"][name]["count"] for row in rows)
-    low, high = wilson(correct, count)
-    return content.GroupScore(
-        group=name, accuracy=content.Estimate(correct / count, low, high), correct=correct, count=count
-    )
+    counts = [row["groups"][name] for row in rows]
+    correct = sum(count["correct"] for count in counts)
+    total = sum(count["count"] for count in counts)
+    if len(rows) == 1:
+        accuracy = content.Estimate(correct / total, *wilson(correct, total))
+    else:  # the seeds share one test set: its samples are not so many samples more
+        accuracy = _over_seeds([count["correct"] / count["count"] for count in counts])
+    return content.GroupScore(group=name, accuracy=accuracy, correct=correct, count=total)
 
 
 def _stages(run: Run, rows: Sequence[Row]) -> dict[str, TrainedStage]:

@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ffr_dist.errors import BrokenError, DataError, MissingError, StoreError
+from ffr_dist.errors import BrokenError, DataError, MissingError
 from ffr_dist.groups import Groups
 from ffr_dist.shards.codec import decode
 from ffr_dist.shards.index import read_index
-from ffr_dist.shards.manifest import read_manifest
+from ffr_dist.shards.manifest import ShardRef, read_manifest
+from ffr_dist.shards.refs import confirm
 from ffr_dist.store import Store, open_store
 
 CACHE_BYTES = 512 * 2**20
@@ -28,6 +29,8 @@ CACHE_BYTES = 512 * 2**20
 
 SOURCES = ("real", "synthetic")
 """What the ids in ``Dataset.sources`` stand for."""
+
+Rows = Sequence[int] | NDArray[np.int64]
 
 _COLUMNS = ("shard", "offset", "size", "key", "group", "source")
 
@@ -46,7 +49,9 @@ class _Index:
 
     store: Store
     groups: Groups
-    shards: tuple[str, ...]
+    shards: tuple[ShardRef, ...]
+    whole: set[int]
+    """Shards whose length was found to be right."""
     shard: NDArray[np.int32]
     offset: NDArray[np.int64]
     size: NDArray[np.int64]
@@ -137,20 +142,21 @@ class Dataset:
             chosen.append(here[by_key[: counts.get(name, 0)]])
         return self.take(np.sort(np.concatenate(chosen)))
 
-    def take(self, rows: NDArray[np.int64]) -> Dataset:
+    def take(self, rows: Rows) -> Dataset:
         """The given rows, in the given order."""
+        rows = np.asarray(rows, np.int64)
         if np.array_equal(rows, np.arange(len(self))):
             return self
         selection = hashlib.sha256(f"{self.fingerprint} rows ".encode() + rows.astype("<i8").tobytes())
         return Dataset(self._index, self._rows[rows], selection.hexdigest())
 
-    def images(self, rows: NDArray[np.int64]) -> list[bytes]:
+    def images(self, rows: Rows) -> list[bytes]:
         """The image files of some rows, in their order."""
-        return self._read(self._rows[rows])
+        return self._read(self._rows[np.asarray(rows, np.int64)])
 
-    def pixels(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def pixels(self, rows: Rows) -> NDArray[np.uint8]:
         """The decoded images of some rows: (rows, height, width, 3)."""
-        wanted = self._rows[rows]
+        wanted = self._rows[np.asarray(rows, np.int64)]
         cache = self._index.pixels
         if cache is None:
             return self._decode(wanted)
@@ -166,15 +172,21 @@ class Dataset:
         shards = index.shard[wanted]
         for shard in np.unique(shards).tolist():
             places = np.flatnonzero(shards == shard)
-            sizes = index.size[wanted[places]].tolist()
-            parts = _ranges(index.store, index.shards[shard], index.offset[wanted[places]].tolist(), sizes)
-            for place, part, size in zip(places.tolist(), parts, sizes, strict=True):
-                if len(part) != size:
-                    raise BrokenError(
-                        f"{index.shards[shard]} is shorter than its index says; restore it ('ffr verify')"
-                    )
+            offsets, sizes = index.offset[wanted[places]].tolist(), index.size[wanted[places]].tolist()
+            for place, part in zip(places.tolist(), self._ranges(shard, offsets, sizes), strict=True):
                 bodies[place] = part
         return bodies
+
+    def _ranges(self, shard: int, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
+        index, ref = self._index, self._index.shards[shard]
+        try:
+            if shard not in index.whole:
+                # Before the first read: the storage library has no good answer to a range behind an object's end.
+                confirm(index.store, ref.object)
+                index.whole.add(shard)
+            return index.store.get_ranges(ref.key, offsets, sizes)
+        except MissingError as error:
+            raise BrokenError(f"{index.store.url}/{ref.key} is missing; restore it") from error
 
     def _decode(self, wanted: NDArray[np.int64]) -> NDArray[np.uint8]:
         decoded = list(starmap(self._decode_one, zip(wanted.tolist(), self._read(wanted), strict=True)))
@@ -202,7 +214,7 @@ class Dataset:
         return image
 
     def _name(self, row: int) -> str:
-        return f"{self._index.store.url}/{self._index.shards[self._index.shard[row]]}: image {self._index.keys[row]}"
+        return f"{self._index.store.url}/{self._index.shards[self._index.shard[row]].key}: image {self._index.keys[row]}"
 
 
 def open_dataset(where: str | Store, *, cache_bytes: int = CACHE_BYTES) -> Dataset:
@@ -225,7 +237,8 @@ def open_dataset(where: str | Store, *, cache_bytes: int = CACHE_BYTES) -> Datas
     index = _Index(
         store=store,
         groups=groups,
-        shards=tuple(shard.key for shard in manifest.shards),
+        shards=manifest.shards,
+        whole=set(),
         shard=table["shard"].to_numpy().astype(np.int32),
         offset=table["offset"].to_numpy(),
         size=table["size"].to_numpy(),
@@ -242,21 +255,6 @@ def _places(column: pa.ChunkedArray, names: Sequence[str]) -> NDArray[np.int32]:
     """Where each value stands in ``names``, which holds them all."""
     places: NDArray[np.int32] = pc.index_in(column, value_set=pa.array(names)).to_numpy()
     return places.astype(np.int32)
-
-
-def _ranges(store: Store, key: str, starts: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
-    try:
-        return store.get_ranges(key, starts, sizes)
-    except MissingError as error:
-        raise BrokenError(f"{store.url}/{key} is missing; restore it ('ffr verify')") from error
-    except StoreError as error:
-        try:
-            there = store.head(key).size
-        except StoreError:
-            raise error from None
-        if there < max(start + size for start, size in zip(starts, sizes, strict=True)):
-            raise BrokenError(f"{store.url}/{key} is shorter than its index says; restore it ('ffr verify')") from error
-        raise
 
 
 def _by(shape: tuple[int, ...]) -> str:

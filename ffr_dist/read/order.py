@@ -29,7 +29,8 @@ def natural_order(count: int, shuffle: Shuffle, seed: int) -> Rows:
     rank = np.empty(blocks, np.int64)
     rank[np.argsort(_raw(seed, "blocks", blocks), kind="stable")] = np.arange(blocks)
     window = (rank // shuffle.window)[np.arange(count) // shuffle.block]
-    return np.lexsort((_raw(seed, "samples", count), window))
+    order: Rows = np.lexsort((_raw(seed, "samples", count), window))
+    return order
 
 
 def balanced_order(group_ids: NDArray[np.int64], seed: int) -> Rows:
@@ -40,7 +41,8 @@ def balanced_order(group_ids: NDArray[np.int64], seed: int) -> Rows:
     # The remainder of 64 random bits is uniform to one part in 2**40 for any set that fits on this planet.
     group = (_raw(seed, "groups", count) % np.uint64(len(sizes))).astype(np.int64)
     member = (_raw(seed, "members", count) % sizes[group].astype(np.uint64)).astype(np.int64)
-    return order[starts[group] + member]
+    drawn: Rows = order[starts[group] + member]
+    return drawn
 
 
 def steps_per_epoch(count: int, batch: int) -> int:

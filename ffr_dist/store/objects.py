@@ -10,6 +10,7 @@ Invariants that the rest of the system builds on:
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -203,8 +204,10 @@ def open_store(url: str, *, create: bool = True) -> Store:
 
 def _check_key(key: str) -> None:
     parts = key.split("/")
-    if not key or any(part in {"", ".", ".."} for part in parts) or "\\" in key or "\0" in key:
-        raise InputError(f"{key!r} is not a key: it must stay inside its store")
+    # A folder would take control characters and a "#1" at the end, and then could not be listed or read any more.
+    unsafe = not key.isprintable() or "\\" in key or re.search(r"#\d+(/|\Z)", key) is not None
+    if unsafe or any(part in {"", ".", ".."} for part in parts):
+        raise InputError(f"{key!r} is not a key: it must stay inside its store and be printable")
 
 
 class _Translated:

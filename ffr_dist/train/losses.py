@@ -22,8 +22,9 @@ def sample_losses(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) 
     processes each must take part in every backward pass.
     """
     if len(labels):
-        return functional.cross_entropy(model(images), labels, reduction="none")
-    blank = model(torch.zeros((1, *images.shape[1:]), device=images.device, dtype=images.dtype))
+        losses: torch.Tensor = functional.cross_entropy(model(images), labels, reduction="none")
+        return losses
+    blank: torch.Tensor = model(torch.zeros((1, *images.shape[1:]), device=images.device, dtype=images.dtype))
     return blank.flatten()[:0]
 
 

@@ -19,6 +19,7 @@ from ffr_dist.shards.finish import finish
 from ffr_dist.shards.verify import verify
 from ffr_dist.store import open_store
 
+
 @pytest.fixture(scope="module")
 def undisturbed():
     store = open_store("memory://driver-undisturbed")

@@ -1,5 +1,6 @@
 import hashlib
 import io
+import itertools
 import json
 import pickle
 import tarfile
@@ -9,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from noise import CODEC, GROUPS, SIZE, NoiseSampler, contents, pinned, requests
 from PIL import Image
 
@@ -46,9 +48,7 @@ def samples(tar):
         names = file.getnames()
         bodies = [file.extractfile(name).read() for name in names]
         offsets = [file.getmember(name).offset_data for name in names]
-    return [
-        (names[n], bodies[n], offsets[n], json.loads(bodies[n + 1])) for n in range(0, len(names), 2)
-    ]
+    return [(names[n], bodies[n], offsets[n], json.loads(bodies[n + 1])) for n in range(0, len(names), 2)]
 
 
 def test_a_shard_holds_what_was_accepted_and_the_sidecar_everything(planned, make_worker):
@@ -86,9 +86,7 @@ def test_a_shard_holds_what_was_accepted_and_the_sidecar_everything(planned, mak
             }
             assert row["seed"] == note["seed"]
         for row in rows:
-            assert dict(row["scores"])["fate"] == pytest.approx(
-                np.random.default_rng(row["seed"]).random(), abs=1e-6
-            )
+            assert dict(row["scores"])["fate"] == pytest.approx(np.random.default_rng(row["seed"]).random(), abs=1e-6)
         for group, tally in commit.groups.items():
             of_group = [row for row in rows if row["group"] == group]
             assert tally.tried == len(of_group)
@@ -129,6 +127,22 @@ def test_bytes_do_not_depend_on_threads_or_order(planned, make_worker):
             list(pool.map(worker.make, work[::-1] if turned else work))
         found.append(contents(store))
     assert found[0] == found[1] == found[2]
+
+
+def test_the_device_thread_has_the_pinned_number_of_threads(planned, make_worker):
+    """Also where the rest of the process has another: sums of floats follow it."""
+    store, work = planned(pinned(threads=3))
+    seen = []
+
+    class Counting(NoiseSampler):
+        def sample(self, requests, fetched):
+            seen.append(torch.get_num_threads())
+            return super().sample(requests, fetched)
+
+    before = torch.get_num_threads()
+    make_worker(store, Counting(), pins=pinned(threads=3)).make(work[0])
+    assert set(seen) == {3}
+    assert torch.get_num_threads() == before
 
 
 def test_a_batch_of_another_shape_makes_other_bytes(planned, make_worker):
@@ -184,6 +198,17 @@ def test_one_interval_is_stored_while_the_next_is_sampled(planned, make_worker, 
         assert not first.done()
         go_on.set()
         first.result(10)
+
+
+def test_the_device_makes_one_interval_after_the_other(planned, make_worker):
+    """So that the first is on its way while the second is made, and not both late."""
+    store, work = planned()
+    sampler = NoiseSampler(delay_s=0.02)
+    worker = make_worker(store, sampler)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(worker.make, work))
+    made_by = [next(w.interval for w in work if batch[0] in w.candidates) for batch in sampler.batches]
+    assert len({interval for interval, _ in itertools.groupby(made_by)}) == len(list(itertools.groupby(made_by)))
 
 
 def test_a_failing_sampler_fails_its_interval_only(planned, make_worker):

@@ -40,9 +40,14 @@ def test_a_hopeless_acceptance_is_told_by_group():
 @pytest.mark.parametrize("size", [64, 256, 400])
 def test_image_bytes_are_of_the_right_order(codec, size):
     config = CodecConfig(format=codec[0], quality=codec[1])
-    images = [photo[y : y + size, x : x + size] for photo in load_sample_images().images for y in (0, 20) for x in (0, 240)]
+    images = [
+        photo[y : y + size, x : x + size] for photo in load_sample_images().images for y in (0, 20) for x in (0, 240)
+    ]
     members = []
     for number, image in enumerate(images):
-        members += [Member(f"{number}.{codec[0]}", encode(np.asarray(image), config)), Member(f"{number}.json", b"x" * 200)]
+        members += [
+            Member(f"{number}.{codec[0]}", encode(np.asarray(image), config)),
+            Member(f"{number}.json", b"x" * 200),
+        ]
     real = len(pack(members).tar) / len(images)
     assert 0.4 < typical_image_bytes(config, size) / real < 2.5

@@ -9,9 +9,9 @@ from ffr_dist.plan.interleave import candidates, counts_at
 BOUND = Fraction(336, 200)
 """Half the sum of reciprocal Fibonacci numbers, 1.67994…, rounded up."""
 
-totals_of = st.dictionaries(
-    st.sampled_from([f"g{n}" for n in range(12)]), st.integers(0, 10_000), min_size=1
-).filter(lambda totals: sum(totals.values()) > 0)
+totals_of = st.dictionaries(st.sampled_from([f"g{n}" for n in range(12)]), st.integers(0, 10_000), min_size=1).filter(
+    lambda totals: sum(totals.values()) > 0
+)
 
 
 @given(totals_of, st.data())

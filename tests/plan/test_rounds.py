@@ -1,4 +1,5 @@
 import functools
+import itertools
 import random
 
 import numpy as np
@@ -85,7 +86,7 @@ def test_every_quota_is_reached_or_declared_unfillable(counts, data, seed):
             assert got[g] < counts[g]
             assert (got[g] == 0 and tried[g] >= 2_000) or tried[g] > max(2_000, 50 * counts[g])
         assert {g for g in counts if counts[g] and rates[g] == 0} <= set(end.groups) or len(end.groups) > 0
-    for before, after in zip(rounds, rounds[1:], strict=False):
+    for before, after in itertools.pairwise(rounds):
         assert after.first_interval == before.end
         assert after.first_k == {g: before.first_k[g] + before.totals[g] for g in counts}
         assert after.size <= 2 * max(r.size for r in rounds[: after.number])

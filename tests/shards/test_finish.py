@@ -3,6 +3,7 @@ import json
 import tarfile
 
 import pytest
+import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shard_outputs import CODEC, GROUPS, Candidate, fresh_store, independent, write_interval
@@ -245,3 +246,16 @@ def test_a_new_revision_gives_a_new_manifest_and_keeps_the_old(store):
     assert read_manifest(store) == second
     assert json.loads(store.get(layout.manifest_key(0)))["manifest_sha256"] == first.manifest_sha256
     assert verify(store).ok
+
+
+# The library leaves its files to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_a_plain_webdataset_reader_sees_exactly_the_quota(tmp_path):
+    store = generate(open_store(str(tmp_path)))
+    manifest = done(store)
+    urls = [str(tmp_path / shard.key) for shard in manifest.shards]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode())
+    assert [sample["__key__"] for sample in samples] == independent(store.get).keys
+    groups = [sample["json"]["group"] for sample in samples]
+    assert {name: groups.count(name) for name in QUOTA} == QUOTA
+    assert all({"png", "json"} <= set(sample) for sample in samples)
