@@ -63,7 +63,7 @@ AUTOENCODER = FitConfig(
     seed=SEED,
 )
 DENOISER = FitConfig(
-    steps=12_000,
+    steps=9_500,
     lr=1e-3,
     betas=(0.9, 0.99),
     weight_decay=1e-3,
@@ -295,6 +295,7 @@ def train_autoencoder(workshop: Workshop, pool: Pool, critic: Critic) -> Any:
         up_block_types=("UpDecoderBlock2D",) * 3,
         mid_block_add_attention=False,
         force_upcast=False,
+        scaling_factor=1.0,
     )
 
     def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -320,7 +321,7 @@ def encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
 def whiten(vae: Any, latents: torch.Tensor) -> None:
     """Fold mean 0 and variance 1 of each latent channel into the 1x1 convolutions around the latents.
 
-    One scaling factor for all channels, which is all that a pipeline knows, would leave them unequal to the UNet.
+    A scaling factor, which is all that a pipeline knows, would leave them unequal to the UNet; theirs stays 1.
     """
     mean, std = latents.mean((0, 2, 3)).to(vae.device), latents.std((0, 2, 3)).to(vae.device)
     before, after, channels = vae.quant_conv, vae.post_quant_conv, len(mean)
@@ -330,7 +331,6 @@ def whiten(vae: Any, latents: torch.Tensor) -> None:
     before.bias[channels:] -= 2 * std.log()
     after.bias += (after.weight[:, :, 0, 0] * mean).sum(1)
     after.weight *= std[None, :, None, None]
-    vae.register_to_config(scaling_factor=1.0)
 
 
 def train_denoiser(workshop: Workshop, latents: Pool, tokenizer: Any) -> Denoiser:
@@ -448,6 +448,8 @@ def main() -> None:
         error = (vae(part.to(vae.device)).sample.clamp(-1, 1).cpu() - part).square().mean()
         workshop.log["autoencoder"]["psnr"] = round(10 * math.log10(4 / float(error)), 2)
     latents = Pool(encode(vae, pool.pixels), pool.digit, pool.bias, batch=1)
+    if not given.quick and abs(float(latents.pixels.std()) - 1) > 0.1:
+        raise SystemExit(f"the latents are not white: their deviation is {float(latents.pixels.std()):.2f}")
     denoiser = train_denoiser(workshop, latents, tokenizer)
     if given.out.exists():
         shutil.rmtree(given.out)

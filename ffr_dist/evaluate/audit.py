@@ -273,7 +273,9 @@ def _distances(
 ) -> Distances:
     seen, made, real = _Flat(generator), _Flat(judged), _Flat(unseen)
     if not made.values.shape[1:] == seen.values.shape[1:] == real.values.shape[1:]:
-        raise DataError("generated and real images differ in size, so that no distance can be taken; import at one size")
+        raise DataError(
+            "generated and real images differ in size, so that no distance can be taken; import at one size"
+        )
     itself = held_out if probe.fingerprint == generator.fingerprint else None
     training = set(seen.hashes)
     return Distances(

@@ -58,8 +58,21 @@ def make_study(recipe: Recipe, text: str, method: Method | None = None) -> Study
     chosen = method or build_method(recipe, groups)
     chosen.check()
     study = Study(recipe=recipe, text=text, method=chosen, groups=groups)
-    study.quota()
+    _refuse_small_pool(study)
     return study
+
+
+def _refuse_small_pool(study: Study) -> None:
+    quota = study.quota().counts
+    for seed in study.recipe.compare.seeds:
+        real = study.real_counts(seed)
+        for arm in dict.fromkeys(cell.arm for cell in study.recipe.compare.cells):
+            for name, wanted in study.method.arm_counts(arm, real).items():
+                if wanted > quota.get(name, 0):
+                    raise ConfigError(
+                        f"arm {arm} trains on {wanted:,} synthetic images of group {name}, the quota makes "
+                        f"{quota.get(name, 0):,}; raise method.quota, or set method.allow_fraction to take a share of all groups"
+                    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ffr_dist.config import digest
 from ffr_dist.errors import MissingError, StoppedError
 from ffr_dist.evaluate.audit import audit
 from ffr_dist.launch.cells import open_cell_data, score_cell, train_cell
@@ -13,6 +14,7 @@ from ffr_dist.launch.events import Began, Ended
 from ffr_dist.launch.pool import make_pool
 from ffr_dist.launch.publish import AUDIT, write_report, write_rows
 from ffr_dist.read.dataset import Dataset, open_dataset
+from ffr_dist.store import Store
 
 
 def run_all(run: Run, *, inline: bool = False) -> list[dict[str, Any]]:
@@ -34,17 +36,14 @@ def check_pool(run: Run) -> None:
     """Audit the finished pool once; StoppedError where it fails a threshold of the recipe."""
     stores = import_real(run, run.recipe.compare.seeds[0])
     pool = open_dataset(run.store)
-    try:
-        found = json.loads(run.store.get(AUDIT))
-        known = found["pool"] == pool.fingerprint
-    except MissingError:
-        known = False
-    if not known:
+    probe = open_dataset(stores.get("probe", stores["train"]))
+    asked = digest([pool.fingerprint, probe.fingerprint, run.recipe.audit.model_dump(mode="json")])
+    found = _read_audit(run.store)
+    known = found is not None and found["asked"] == asked
+    if found is None or not known:
         run.tell(Began("audit"))
-        probe = open_dataset(stores.get("probe", stores["train"]))
-        generator: Dataset | None = open_dataset(stores["generator"]) if "generator" in stores else None
-        result = audit(pool, probe, run.recipe.audit, generator)
-        found = {"pool": pool.fingerprint, **result.to_json()}
+        generator = open_dataset(stores["generator"]) if "generator" in stores else None
+        found = {"asked": asked, **audit(pool, probe, run.recipe.audit, generator).to_json()}
         run.store.put(AUDIT, json.dumps(found, sort_keys=True).encode())
     if found["failures"]:
         raise StoppedError(
@@ -52,6 +51,14 @@ def check_pool(run: Run) -> None:
             "'ffr report', then change the generator, or the thresholds in 'audit'"
         )
     run.tell(Ended("audit", found["summary"], reused=known))
+
+
+def _read_audit(store: Store) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(store.get(AUDIT))
+    except MissingError:
+        return None
+    return found
 
 
 def generate_dataset(recipe: str, out: str | None = None) -> Dataset:

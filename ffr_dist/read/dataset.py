@@ -214,7 +214,9 @@ class Dataset:
         return image
 
     def _name(self, row: int) -> str:
-        return f"{self._index.store.url}/{self._index.shards[self._index.shard[row]].key}: image {self._index.keys[row]}"
+        return (
+            f"{self._index.store.url}/{self._index.shards[self._index.shard[row]].key}: image {self._index.keys[row]}"
+        )
 
 
 def open_dataset(where: str | Store, *, cache_bytes: int = CACHE_BYTES) -> Dataset:

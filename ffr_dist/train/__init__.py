@@ -1,6 +1,7 @@
 """Training: ``fit(Task)`` on Accelerate, and the tasks that learn classifiers. The only room with ``accelerate``."""
 
 from ffr_dist.train.checkpoint import Checkpoint, Checkpoints
+from ffr_dist.train.classify import classification_task
 from ffr_dist.train.fit import FitConfig, FitResult, Progress, fit, learning_rate
 from ffr_dist.train.task import Batches, Score, Task
 
@@ -13,6 +14,7 @@ __all__ = [
     "Progress",
     "Score",
     "Task",
+    "classification_task",
     "fit",
     "learning_rate",
 ]

@@ -202,9 +202,10 @@ def test_one_interval_is_stored_while_the_next_is_sampled(planned, make_worker, 
 
 def test_the_device_makes_one_interval_after_the_other(planned, make_worker):
     """So that the first is on its way while the second is made, and not both late."""
-    store, work = planned()
+    pins = pinned(batch=4)  # four batches an interval
+    store, work = planned(pins)
     sampler = NoiseSampler(delay_s=0.02)
-    worker = make_worker(store, sampler)
+    worker = make_worker(store, sampler, pins=pins)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(worker.make, work))
     made_by = [next(w.interval for w in work if batch[0] in w.candidates) for batch in sampler.batches]

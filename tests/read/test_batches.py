@@ -32,7 +32,7 @@ def equal(one: Batch, other: Batch) -> bool:
 
 
 @pytest.mark.parametrize("sampling", ["natural", "balanced"])
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(world=st.integers(1, 6), batch=st.integers(1, 50), start=st.integers(0, 40), seed=st.integers(0, 2**63 - 1))
 def test_any_number_of_processes_sees_the_same_global_batches_from_any_start(sampling, world, batch, start, seed):
     batches = ImageBatches([DATA, MORE], GROUPS, sampling=sampling, batch=batch, seed=seed)
@@ -123,7 +123,7 @@ def test_groups_are_matched_by_label_and_bias_not_by_place():
 
 
 def test_sets_that_do_not_go_together_are_refused():
-    with pytest.raises(DataError, match="group sea_sea .* not declared"):
+    with pytest.raises(DataError, match=r"group sea_sea .* not declared"):
         ImageBatches([DATA], Groups.of(GROUPS.items[:3]), batch=8, seed=0)
     with pytest.raises(DataError, match="sizes"):
         ImageBatches([DATA, small_set({"sea_sea": 2}, side=16)], GROUPS, batch=8, seed=0)

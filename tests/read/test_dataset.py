@@ -30,7 +30,7 @@ def test_images_come_in_the_order_asked_for_across_shards(cache_bytes):
     store = fresh_store()
     write_set(store, COUNTS)
     data = open_dataset(store, cache_bytes=cache_bytes)
-    numbers = {name: 0 for name in GROUPS.names}
+    numbers = dict.fromkeys(GROUPS.names, 0)
     expected = []
     for place in data.group_ids.tolist():
         group = GROUPS.items[place]

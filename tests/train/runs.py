@@ -98,9 +98,7 @@ RESUMED = FitConfig(
 
 
 def train_to_files(data: str, out: Path, mitigation: Mitigation, store: Store) -> None:
-    model, result = train(
-        open_store(data), mitigation, RESUMED, checkpoints=Checkpoints(store, "fit"), batch=6
-    )
+    model, result = train(open_store(data), mitigation, RESUMED, checkpoints=Checkpoints(store, "fit"), batch=6)
     (out / "weights").write_bytes(save_weights(model))
     (out / "history").write_text(json.dumps([result.history, result.best_step]))
 

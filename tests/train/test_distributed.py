@@ -20,10 +20,13 @@ def store(tmp_path_factory):
     return store
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_processes_learn_what_one_learns(store, tmp_path, processes):
-    start(list(JOBS), store.url, tmp_path, processes)
-    for job, (mitigation, config) in JOBS.items():
+@pytest.mark.parametrize(
+    ("processes", "jobs"), [(2, tuple(JOBS)), pytest.param(3, ("groupdro",), marks=pytest.mark.slow)]
+)
+def test_processes_learn_what_one_learns(store, tmp_path, processes, jobs):
+    start(list(jobs), store.url, tmp_path, processes)
+    for job in jobs:
+        mitigation, config = JOBS[job]
         model, result = train(store, mitigation, config)
         alone = model.state_dict()
         for rank in range(processes):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
-
 from ffr_dist.config import Config
 from ffr_dist.models.generator import GeneratorConfig
 
@@ -17,5 +15,7 @@ class FFRConfig(Config):
     generator: GeneratorConfig
     prompts: dict[str, tuple[str, ...]]
     """Prompts of each group; each candidate draws one of its group's."""
-    quota: dict[str, int] | None = Field(default=None)
+    quota: dict[str, int] | None = None
     """Images of each group in the pool, in place of the paper's budget rule."""
+    allow_fraction: bool = False
+    """Where ``quota`` is less than an arm asks for: let the arm take the same fraction of each group."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from ffr_dist.errors import ConfigError
@@ -81,7 +82,18 @@ class FFR:
     def arm_counts(self, arm: str, real: Mapping[str, int]) -> Mapping[str, int]:
         if arm not in _COUNTS:
             raise ConfigError(f"ffr has no arm {arm!r}; it knows {', '.join(_COUNTS)}")
-        return _COUNTS[arm](real)
+        wanted = _COUNTS[arm](real)
+        return self._fraction(wanted) if self.config.allow_fraction else wanted
+
+    def _fraction(self, wanted: Mapping[str, int]) -> dict[str, int]:
+        """The largest share of ``wanted``, the same for all groups, that the pool can give."""
+        have = self.config.quota
+        asked = {name: count for name, count in wanted.items() if count}
+        if have is None or not asked:
+            return dict(wanted)
+        tightest = min(asked, key=lambda name: Fraction(have.get(name, 0), asked[name]))
+        share = min(Fraction(1), Fraction(have.get(tightest, 0), asked[tightest]))
+        return {name: int(share * count) for name, count in wanted.items()}
 
     def prepare(self, real: Mapping[str, Store]) -> Sequence[Step]:  # noqa: ARG002 - FFR needs nothing made beforehand
         return ()

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ffr_dist.errors import DataError
+from ffr_dist.evaluate.intervals import paired_difference, seed_interval, simultaneous_wilson, wilson
+from ffr_dist.metrics import Count
+
+VALUES = st.lists(st.floats(0, 1), min_size=2, max_size=12)
+
+
+@given(st.integers(1, 500).flatmap(lambda count: st.tuples(st.integers(0, count), st.just(count))))
+def test_wilson_as_scipy(numbers):
+    from scipy.stats import binomtest
+
+    correct, count = numbers
+    theirs = binomtest(correct, count).proportion_ci(0.95, method="wilson")
+    ours = wilson(correct, count)
+    assert ours == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+    assert 0 <= ours.low <= correct / count <= ours.high <= 1
+
+
+def test_wilson_by_hand():
+    # (p + z²/2n ± z√(p(1-p)/n + z²/4n²)) / (1 + z²/n) for 8 of 10, z = 1.959964.
+    assert wilson(8, 10) == pytest.approx((0.490162, 0.943318), abs=1e-6)
+    for correct, count in ((0, 0), (3, 2), (-1, 2)):
+        with pytest.raises(DataError):
+            wilson(correct, count)
+
+
+def test_simultaneous_intervals_hold_for_all_groups_at_once():
+    rng = np.random.default_rng(0)
+    truth, sizes = np.array([0.6, 0.8, 0.9, 0.7]), [200, 50, 100, 400]
+    both = every = 0
+    for _ in range(2000):
+        counts = {str(g): Count(int(rng.binomial(n, p)), n) for g, (n, p) in enumerate(zip(sizes, truth, strict=True))}
+        joint = simultaneous_wilson(counts)
+        both += all(joint[str(g)].low <= p <= joint[str(g)].high for g, p in enumerate(truth))
+        single = {name: wilson(count.correct, count.count) for name, count in counts.items()}
+        every += all(single[str(g)].low <= p <= single[str(g)].high for g, p in enumerate(truth))
+    assert 0.935 < both / 2000 < 0.975
+    assert every / 2000 < 0.87  # one by one they miss about one in five times
+
+
+@given(VALUES)
+def test_seed_interval_as_scipy(values):
+    from scipy import stats
+
+    spread = np.std(values, ddof=1) / np.sqrt(len(values))
+    ours = seed_interval(values)
+    if spread > 1e-9:
+        expected = stats.t.interval(0.95, len(values) - 1, np.mean(values), spread)
+        assert ours == pytest.approx(expected, abs=1e-9)
+    with pytest.raises(DataError, match="1 seed"):
+        seed_interval([0.5])
+
+
+@given(st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000)), min_size=2, max_size=12))
+def test_paired_difference_as_scipy(pairs):
+    from scipy import stats
+
+    ours, theirs = ([value / 1000 for value in side] for side in zip(*pairs, strict=True))
+    found = paired_difference(ours, theirs)
+    assert found.pairs == len(pairs)
+    if len({one - other for one, other in pairs}) > 1:
+        test = stats.ttest_rel(ours, theirs)
+        assert found.p == pytest.approx(test.pvalue, abs=1e-9)
+        assert (found.low, found.high) == pytest.approx(tuple(test.confidence_interval()), abs=1e-9)
+
+
+def test_differences_without_spread():
+    nothing = paired_difference([0.5, 0.7], [0.5, 0.7])
+    assert (nothing.mean, nothing.low, nothing.high, nothing.p) == (0, 0, 0, 1)
+    assert paired_difference([1.0, 1.0], [0.5, 0.5]).p == 0
+    with pytest.raises(DataError, match="do not pair"):
+        paired_difference([1.0], [1.0, 2.0])
