@@ -6,6 +6,7 @@ exactly the numbers of a single process. Four averages have four names and never
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -62,12 +63,12 @@ def group_metrics(counts: Mapping[str, Count], train_counts: Mapping[str, int] |
     weighted = None
     weight = {name: (train_counts or {}).get(name, 0) for name in counts}
     if sum(weight.values()):
-        weighted = sum(weight[name] * counts[name].accuracy for name in counts) / sum(weight.values())
+        weighted = math.fsum(weight[name] * counts[name].accuracy for name in counts) / sum(weight.values())
     return GroupMetrics(
         worst_group=counts[worst_name].accuracy,
         worst_name=worst_name,
         n_worst=counts[worst_name].count,
-        group_mean=sum(count.accuracy for count in counts.values()) / len(counts),
+        group_mean=math.fsum(count.accuracy for count in counts.values()) / len(counts),
         train_weighted_mean=weighted,
         micro=total.accuracy,
     )

@@ -6,6 +6,7 @@ Composed of the rooms' own configs; only this module, ``launch`` and ``cli`` see
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -96,7 +97,16 @@ def load_recipe(path: str) -> tuple[Recipe, str]:
             raise ConfigError(
                 f"recipe {path} cannot be read: {error}; give a file, or one of {', '.join(builtin_recipes())}"
             ) from error
+    _refuse_secrets(text, path)
     return parse(Recipe, text, path), text
+
+
+def _refuse_secrets(text: str, path: str) -> None:
+    """A recipe is copied into its output and into reports: it must not carry a password."""
+    if re.search(r"://[^/@\s]+:[^/@\s]+@", text):
+        raise ConfigError(
+            f"{path} holds a URL with a password; leave credentials to the environment (AWS_*, GOOGLE_*, AZURE_*)"
+        )
 
 
 def builtin_recipes() -> list[str]:
@@ -117,7 +127,7 @@ def builtin_text(name: str) -> str:
 
 def build_method(recipe: Recipe, groups: Groups) -> Method:
     """The recipe's method for the groups of its training split, checked."""
-    method = build(recipe.method, groups=groups, seed=recipe.seed, training=recipe.train)
+    method = build(recipe.method, groups=groups, seed=recipe.seed, size=recipe.size, training=recipe.train)
     method.check()
     for cell in recipe.compare.cells:
         if cell.arm not in method.arms:

@@ -42,7 +42,8 @@ def main() -> None:
         sys.stderr.write(f"ffr: {error}\n")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        sys.stderr.write("ffr: stopped; what is done is kept, the same command goes on\n")
+        command = shlex.join(["ffr", *sys.argv[1:]])
+        sys.stderr.write(f"ffr: stopped; what is done is kept. To go on: {command}\n")
         sys.exit(3)
     except BrokenPipeError:
         sys.exit(0)
@@ -277,6 +278,7 @@ def _cell(verb: str, recipe: str, out: str | None, arm: str, mitigation: str, se
     from ffr_dist.cli.show import results_table
     from ffr_dist.config import from_data
     from ffr_dist.launch.cells import open_cell_data, score_cell, train_cell
+    from ffr_dist.launch.context import import_real
     from ffr_dist.launch.publish import add_row
     from ffr_dist.recipe import CellConfig
 
@@ -284,7 +286,7 @@ def _cell(verb: str, recipe: str, out: str | None, arm: str, mitigation: str, se
     row: dict[str, Any] | None = None
     with _shown() as show:
         started = _start(verb, recipe, out, show)
-        data = open_cell_data(started, seed)
+        data = open_cell_data(started, import_real(started, seed))
         trained = train_cell(started, cell, seed, data, until="pretrain" if verb == "pretrain" else None)
         if verb == "evaluate":
             row = score_cell(started, cell, seed, data, trained)

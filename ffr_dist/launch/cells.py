@@ -20,7 +20,7 @@ from torch import nn
 from ffr_dist.config import digest
 from ffr_dist.errors import BrokenError, DataError, InputError, MissingError
 from ffr_dist.evaluate.score import count_correct
-from ffr_dist.launch.context import Run, import_real
+from ffr_dist.launch.context import Run
 from ffr_dist.launch.events import Began, Ended, Training, Warned
 from ffr_dist.metrics import Count, group_metrics
 from ffr_dist.models.classifier import build_classifier, load_weights, save_weights
@@ -61,9 +61,8 @@ class TrainedStage:
     """The fit settings that validated best, its score and step."""
 
 
-def open_cell_data(run: Run, seed: int) -> CellData:
-    """Open the real sets of a seed and the finished pool."""
-    stores = import_real(run, seed)
+def open_cell_data(run: Run, stores: Mapping[str, Store]) -> CellData:
+    """Open the imported real sets of a seed and the finished pool."""
     opened = {name: open_dataset(store) for name, store in stores.items()}
     pool = open_dataset(run.store)
     sets = {"real": opened["train"], "synthetic": pool}
@@ -109,7 +108,8 @@ def score_cell(run: Run, cell: CellConfig, seed: int, data: CellData, stages: Se
     trained = stages[-1]
     key = f"{trained.folder}/test-{data.test.fingerprint[:12]}.json"
     try:
-        counts = {name: Count(*pair) for name, pair in json.loads(run.store.get(key)).items()}
+        found = json.loads(run.store.get(key))
+        counts = {name: Count(*found[name]) for name in data.test.groups.names}
     except MissingError:
         counts = count_correct(_load(run, trained, data), data.test)
         body = {name: [count.correct, count.count] for name, count in counts.items()}

@@ -199,6 +199,8 @@ def _take_receipt(
     try:
         receipt: Receipt = ray.get(ref)
     except RayActorError as error:
+        if getattr(error, "actor_init_failed", False):  # nor would another one start
+            raise StoppedError(f"a worker cannot start: {_reason(error)}; to go on: {run.command}") from error
         _replace(run, driver, seat, work, make, error)
     except RayTaskError as error:
         cause = error.cause

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ffr_dist.datasets.ingest import ingest
 from ffr_dist.datasets.source import Split
@@ -27,10 +27,13 @@ class Study:
     method: Method
     groups: Groups
     """The groups of the training split, which the pool is balanced over."""
+    _splits: dict[int, dict[str, Split]] = field(default_factory=dict, repr=False, compare=False)
 
     def splits(self, seed: int) -> dict[str, Split]:
-        """The real data of a seed."""
-        return {split.name: split for split in self.recipe.data.splits(seed)}
+        """The real data of a seed. Asked for once: a table of labels takes seconds to read."""
+        if seed not in self._splits:
+            self._splits[seed] = {split.name: split for split in self.recipe.data.splits(seed)}
+        return self._splits[seed]
 
     def real_counts(self, seed: int) -> Mapping[str, int]:
         return self.splits(seed)["train"].counts()

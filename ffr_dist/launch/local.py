@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ffr_dist.config import digest
@@ -19,11 +20,12 @@ from ffr_dist.store import Store
 
 def run_all(run: Run, *, inline: bool = False) -> list[dict[str, Any]]:
     """Import, generate, audit, train, evaluate, report; the rows of results."""
+    real = {seed: import_real(run, seed) for seed in run.recipe.compare.seeds}
     make_pool(run, inline=inline)
-    check_pool(run)
+    check_pool(run, real[run.recipe.compare.seeds[0]])
     rows = []
-    for seed in run.recipe.compare.seeds:
-        data = open_cell_data(run, seed)
+    for seed, stores in real.items():
+        data = open_cell_data(run, stores)
         rows += [
             score_cell(run, cell, seed, data, train_cell(run, cell, seed, data)) for cell in run.recipe.compare.cells
         ]
@@ -32,9 +34,8 @@ def run_all(run: Run, *, inline: bool = False) -> list[dict[str, Any]]:
     return rows
 
 
-def check_pool(run: Run) -> None:
+def check_pool(run: Run, stores: Mapping[str, Store]) -> None:
     """Audit the finished pool once; StoppedError where it fails a threshold of the recipe."""
-    stores = import_real(run, run.recipe.compare.seeds[0])
     pool = open_dataset(run.store)
     probe = open_dataset(stores.get("probe", stores["train"]))
     asked = digest([pool.fingerprint, probe.fingerprint, run.recipe.audit.model_dump(mode="json")])

@@ -109,12 +109,17 @@ class DiffusersSampler:
     the shape, of the batch size; never of the other requests of its batch.
     """
 
-    def __init__(self, config: GeneratorConfig, *, seed: int, device: str | torch.device = "cpu") -> None:
-        """Check and load the pipeline; CPU threads are the caller's to set."""
+    def __init__(
+        self, config: GeneratorConfig, *, seed: int, size: int | None = None, device: str | torch.device = "cpu"
+    ) -> None:
+        """Check and load the pipeline; CPU threads are the caller's to set. ``size`` is what images are brought to on the
+        device, where it is not the size that they are made at.
+        """
         import torch  # noqa: PLC0415 (a recipe is read without it)
 
         self.seed = seed
         self._config = config
+        self._size = size or config.size
         self._device = torch.device(device)
         self._dtype: torch.dtype = getattr(torch, config.dtype)
         self._pipe = _load(generator_folder(config), self._dtype, self._device)
@@ -151,7 +156,11 @@ class DiffusersSampler:
             decoded = pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0]
             # Asked of the decoder's own output: the clamp below would make an infinity look like white.
             valid = decoded.isfinite().flatten(1).all(1) & latents.isfinite().flatten(1).all(1)
-            images = decoded.float().nan_to_num(0).mul(127.5).add(127.5).clamp(0, 255).round().to(torch.uint8)
+            pixels = decoded.float().nan_to_num(0)
+            if self._size != self._config.size:
+                side = (self._size, self._size)
+                pixels = torch.nn.functional.interpolate(pixels, side, mode="bilinear", antialias=True)
+            images = pixels.mul(127.5).add(127.5).clamp(0, 255).round().to(torch.uint8)
         return Outcomes(images=images.contiguous(), valid=valid)
 
     def _latents(self, request: Request) -> torch.Tensor:

@@ -85,4 +85,6 @@ def _refuse_other(latest: Revision, wanted: Revision) -> None:
         if latest.quota.get(name, 0) != wanted.quota.get(name, 0)
     ]
     if differing:
-        raise ConflictError(f"{there} has another quota for {', '.join(differing)}; use 'ffr extend' or another output")
+        raise ConflictError(
+            f"{there} has another quota for {', '.join(differing)}; restore the settings or use another output"
+        )

@@ -47,7 +47,7 @@ class Means:
 
     def __init__(self, store):
         dataset = open_dataset(store)
-        bodies = dataset.images(range(min(64, len(dataset.keys))))
+        bodies = dataset.images(range(min(64, len(dataset))))
         self._colours = torch.tensor(np.stack([decode(body).mean((0, 1)) / 255 for body in bodies]))
 
     def iterate(self, start, rank, world):
@@ -74,7 +74,7 @@ class EditSampler:
 
     def fetch(self, requests):
         dataset = open_dataset(self.real)
-        rows = {key: row for row, key in enumerate(dataset.keys)}
+        rows = {key: row for row, key in enumerate(dataset.keys.to_pylist())}
         images = dataset.images([rows[request.source_key] for request in requests])
         sources = torch.tensor(np.stack([decode(body) for body in images])).permute(0, 3, 1, 2)
         shares = [draw_seed(self.seed, r.group, r.k, "noise") % 1000 / 1000 for r in requests]
@@ -125,7 +125,7 @@ class Edit:
     def requests(self, inputs, group, ks):
         dataset = open_dataset(inputs.real["train"])
         names = dataset.groups.names
-        keys = [key for key, number in zip(dataset.keys, dataset.group_ids, strict=True) if names[number] == group]
+        keys = [key for key, number in zip(dataset.keys.to_pylist(), dataset.group_ids, strict=True) if names[number] == group]
         return [Request(group=group, k=k, source_key=str(keys[k % len(keys)])) for k in ks]
 
     def sampler(self, inputs, device):

@@ -38,6 +38,8 @@ class FFR:
     config: FFRConfig
     groups: Groups
     seed: int
+    size: int
+    """Height and width of stored images."""
     training: TrainConfig
 
     @property
@@ -106,7 +108,7 @@ class FFR:
         ]
 
     def sampler(self, inputs: Inputs, device: str) -> Sampler:  # noqa: ARG002 - it makes images from text alone
-        return DiffusersSampler(self.config.generator, seed=self.seed, device=device)
+        return DiffusersSampler(self.config.generator, seed=self.seed, size=self.size, device=device)
 
     def train(self, arm: str, mitigation: Mitigation, real: Mapping[str, int]) -> tuple[Stage, ...]:
         counts = self.arm_counts(arm, real)
