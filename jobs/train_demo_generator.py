@@ -18,6 +18,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,8 @@ DENOISER = FitConfig(
     log_every=250,
     seed=SEED,
 )
+DENOISER_AGAIN = DENOISER.model_copy(update={"steps": 4_000, "lr": 6e-4})
+"""A second, shorter cycle from the average of the first: the digits are learnt late in that one."""
 BATCH = {"critic": 64, "autoencoder": 32, "denoiser": 32}
 NOISE_SCHEDULE: Mapping[str, Any] = {
     "num_train_timesteps": 1000,
@@ -371,29 +374,32 @@ def train_denoiser(workshop: Workshop, latents: Pool, tokenizer: Any) -> Denoise
         addition_embed_type_num_heads=4,
     )
     denoiser = Denoiser(unet, text_encoder, tokenizer)
-    average = {name: value.detach().clone() for name, value in denoiser.named_parameters()}
-
-    def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
-        losses: torch.Tensor = model(batch)
-        return losses.sum()[None]
-
-    def follow(step: int) -> None:
-        moving = {name: average[name] for name, _ in denoiser.named_parameters()}
-        now = [value.detach().to(moving[name].device) for name, value in denoiser.named_parameters()]
-        torch._foreach_lerp_(list(moving.values()), now, 1 - min(EMA_DECAY, (1 + step) / (10 + step)))
-
-    task = Task(
-        name="denoiser",
-        model=denoiser,
-        batches=_sized(latents, BATCH["denoiser"]),
-        counts=_count,
-        loss=loss,
-        state=average,
-        after_step=follow,
-    )
-    workshop.train(task, DENOISER, BATCH["denoiser"])
-    denoiser.load_state_dict(average, strict=False)
+    for name, config in (("denoiser", DENOISER), ("denoiser-again", DENOISER_AGAIN)):
+        average = {name: value.detach().clone() for name, value in denoiser.named_parameters()}
+        task = Task(
+            name=name,
+            model=denoiser,
+            batches=_sized(latents, BATCH["denoiser"]),
+            counts=_count,
+            loss=_denoising_loss,
+            state=average,
+            after_step=partial(_follow, average, denoiser),
+        )
+        workshop.train(task, config, BATCH["denoiser"])
+        denoiser.load_state_dict(average, strict=False)
     return denoiser.eval()
+
+
+def _denoising_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
+    losses: torch.Tensor = model(batch)
+    return losses.sum()[None]
+
+
+def _follow(average: Mapping[str, torch.Tensor], model: nn.Module, step: int) -> None:
+    """Move the average a little towards the weights; early on faster, because both are far from anything."""
+    moving = [average[name] for name, _ in model.named_parameters()]
+    now = [value.detach().to(kept.device) for value, kept in zip(model.parameters(), moving, strict=True)]
+    torch._foreach_lerp_(moving, now, 1 - min(EMA_DECAY, (1 + step) / (10 + step)))
 
 
 def save(folder: Path, vae: Any, denoiser: Denoiser, tokenizer: Any, words: Path) -> None:

@@ -125,7 +125,11 @@ class Edit:
     def requests(self, inputs, group, ks):
         dataset = open_dataset(inputs.real["train"])
         names = dataset.groups.names
-        keys = [key for key, number in zip(dataset.keys.to_pylist(), dataset.group_ids, strict=True) if names[number] == group]
+        keys = [
+            key
+            for key, number in zip(dataset.keys.to_pylist(), dataset.group_ids, strict=True)
+            if names[number] == group
+        ]
         return [Request(group=group, k=k, source_key=str(keys[k % len(keys)])) for k in ks]
 
     def sampler(self, inputs, device):

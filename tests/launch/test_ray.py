@@ -7,7 +7,9 @@ import sys
 import time
 from pathlib import Path
 
+import edit_method
 import pytest
+from ray import cloudpickle
 from small_run import make_run, recipe_text
 from test_edit import edit_run
 
@@ -82,7 +84,7 @@ def test_a_killed_worker_and_a_killed_driver_cost_nothing(recipe, undisturbed, t
         os.kill(victim, signal.SIGKILL)
     wait_for_commits(tmp_path, 3, process)
     os.killpg(process.pid, signal.SIGKILL)  # the driver, Ray and all actors, mid-work
-    process.wait()
+    process.communicate()
     committed = {path.name: path.read_bytes() for path in (tmp_path / "commits").glob("*.json")}
 
     again = start(recipe, tmp_path)
@@ -103,5 +105,6 @@ def test_an_interrupt_says_how_to_go_on(recipe, tmp_path):
 
 
 def test_a_method_that_edits_real_images_works_on_actors_too(data, tmp_path):
+    cloudpickle.register_pickle_by_value(edit_method)  # actors cannot import a module of the tests
     inline, on_ray = edit_run(data, tmp_path / "inline"), edit_run(data, tmp_path / "ray")
     assert make_pool(on_ray).manifest_sha256 == make_pool(inline, inline=True).manifest_sha256

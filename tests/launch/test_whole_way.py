@@ -118,7 +118,10 @@ def test_other_pixels_are_refused_by_name(finished, data, out):
 
 
 def test_another_quota_is_refused(finished, data, out):
-    text = recipe_text(data, quota=("  prompts:", "  quota: {low_flowers: 17, low_temple: 9, high_temple: 17, high_flowers: 9}\n  prompts:"))
+    text = recipe_text(
+        data,
+        quota=("  prompts:", "  quota: {low_flowers: 17, low_temple: 9, high_temple: 17, high_flowers: 9}\n  prompts:"),
+    )
     with pytest.raises(ConflictError, match="low_flowers"):
         run_all(make_run(text, str(out)), inline=True)
 
@@ -131,7 +134,10 @@ def test_rows_of_two_pools_do_not_mix(finished):
 
 
 def test_a_pool_smaller_than_an_arm_needs_is_refused_before_anything_is_written(data, tmp_path):
-    text = recipe_text(data, quota=("  prompts:", "  quota: {low_flowers: 3, low_temple: 3, high_temple: 3, high_flowers: 3}\n  prompts:"))
+    text = recipe_text(
+        data,
+        quota=("  prompts:", "  quota: {low_flowers: 3, low_temple: 3, high_temple: 3, high_flowers: 3}\n  prompts:"),
+    )
     with pytest.raises(ConfigError, match="allow_fraction"):
         make_run(text, str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()

@@ -1,0 +1,248 @@
+"""The command line as its users meet it: what it prints, what it returns, and what it says to wrong input."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+
+from small_run import make_run, recipe_text, write_data
+
+from ffr_dist.cli import main
+from ffr_dist.cli.app import app
+from ffr_dist.launch.local import run_all
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    write_data(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """A whole run, made by the functions beneath the verbs."""
+    out = tmp_path_factory.mktemp("finished")
+    one_seed = recipe_text(data, seeds=("seeds: [0, 1]", "seeds: [0]"))
+    run_all(make_run(one_seed, str(out)), inline=True)
+    (out.parent / "finished.yaml").write_text(one_seed)
+    return out, out.parent / "finished.yaml"
+
+
+@pytest.fixture
+def ffr(monkeypatch, capsys):
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ffr", *(str(argument) for argument in arguments)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        told = capsys.readouterr()
+        return left.value.code or 0, told.out, told.err
+
+    return call
+
+
+def test_every_verb_stands_in_the_readme():
+    text = README.read_text()
+    for command in app.registered_commands:
+        name = command.name or command.callback.__name__
+        assert f"ffr {name}" in text, name
+
+
+def test_init_writes_recipes_that_parse(ffr, tmp_path):
+    code, listed, _ = ffr("init", "--list")
+    assert code == 0
+    names = [line.split()[0] for line in listed.splitlines()]
+    assert "ffr-demo" in names
+    for name in names:
+        target = tmp_path / f"{name}.yaml"
+        assert ffr("init", target, "--from", name)[0] == 0
+        assert target.read_text().startswith("# ")
+    assert ffr("init", tmp_path / "ffr-demo.yaml")[0] == 2  # never over a file that is there
+    assert ffr("init", tmp_path / "x.yaml", "--from", "fr-demo")[0] == 2
+
+
+def test_plan_tells_machines_and_people(ffr, data, tmp_path):
+    file = tmp_path / "small.yaml"
+    file.write_text(recipe_text(data, output=tmp_path / "out"))
+    code, told, _ = ffr("plan", file, "--json")
+    plan = json.loads(told)
+    assert code == 0
+    assert plan.keys() == {"groups", "intervals", "batch", "seconds", "bytes"}
+    assert plan["groups"]["high_temple"]["quota"] == 16
+    code, told, _ = ffr("plan", file)
+    assert code == 0
+    assert "rate unknown" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_preview_draws_before_anything_is_written(ffr, data, tmp_path):
+    file = tmp_path / "small.yaml"
+    file.write_text(recipe_text(data, output=tmp_path / "out"))
+    code, told, _ = ffr("preview", file, "--per-group", 2, "--out", tmp_path / "sheet.png")
+    assert code == 0
+    assert "low_temple: 2 of 2 kept" in told
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "out").exists()
+
+
+def test_status_verify_and_finish_read_an_output(ffr, finished):
+    out, _ = finished
+    code, told, _ = ffr("status", out, "--json")
+    status = json.loads(told)
+    assert code == 0
+    assert status.keys() == {"finished", "round", "intervals", "groups", "eta_s"}
+    assert status["finished"] is True
+    assert status["groups"]["low_temple"].keys() == {"quota", "accepted", "rejected"}
+    code, told, _ = ffr("verify", out, "--json")
+    found = json.loads(told)
+    assert code == 0
+    assert found.keys() == {"ok", "shards", "images", "groups", "manifest_sha256", "problems"}
+    assert found["images"] == 48
+    code, told, _ = ffr("finish", out)
+    assert code == 0
+    assert found["manifest_sha256"] in told
+    for verb in ("status", "verify"):
+        assert ffr(verb, out)[0] == 0
+
+
+def test_verify_ends_with_4_and_names_the_damage(ffr, finished, tmp_path):
+    import shutil
+
+    out, _ = finished
+    copy = shutil.copytree(out, tmp_path / "copy")
+    tar = sorted((copy / "shards").glob("*.tar"))[0]
+    body = bytearray(tar.read_bytes())
+    body[700] ^= 1
+    tar.write_bytes(body)
+    code, told, _ = ffr("verify", copy, "--json")
+    assert code == 4
+    assert tar.name in json.loads(told)["problems"][0]
+
+
+def test_one_cell_is_scored_and_entered(ffr, finished):
+    out, recipe = finished
+    code, told, _ = ffr("evaluate", recipe, "--out", out, "--arm", "asb", "--mitigation", "erm", "--seed", 0)
+    assert code == 0, told
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    assert ("asb", "erm") in {(row["arm"], row["mitigation"]) for row in rows}
+    code, told, _ = ffr("pretrain", recipe, "--out", out)
+    assert code == 0
+    assert "weights-" in told
+    assert ffr("finetune", recipe, "--out", out)[0] == 0
+    assert ffr("report", recipe, "--out", out)[0] == 0
+
+
+def test_doctor_finds_this_machine_right(ffr, monkeypatch):
+    from ffr_dist.launch import doctor
+
+    monkeypatch.setattr(doctor, "_ray", lambda: doctor.Finding("ray", ok=True, found="left to the tests of Ray"))
+    code, told, _ = ffr("doctor", "--json")
+    assert code == 0, told
+    assert {finding["what"] for finding in json.loads(told)} >= {"python", "libraries", "local store", "device", "ray"}
+
+
+WRONG = {
+    "a misspelt key": ("codec", ("size: 32\nmethod", "siez: 32\nmethod"), "did you mean 'size'"),
+    "a misspelt key below": ("below", ("steps: 2,", "stepps: 2,"), "did you mean 'steps'"),
+    "a wrong type": ("type", ("seed: 3", 'seed: "3"'), "seed: "),
+    "an unknown arm": ("arm", ("{arm: none}", "{arm: nune}"), "no arm 'nune'"),
+    "a group without prompt": (
+        "prompt",
+        ("    high_temple: [a photo of the digit six over temple]\n", ""),
+        "no prompt covers group high_temple",
+    ),
+    "a prompt without group": ("group", ("    high_temple: [a photo", "    high_tempel: [a photo"), "high_tempel"),
+    "a negative quota": (
+        "quota",
+        ("  prompts:", "  quota: {low_temple: -1}\n  prompts:"),
+        "quota of group low_temple is -1",
+    ),
+    "no quota at all": ("zero", ("  prompts:", "  quota: {low_temple: 0}\n  prompts:"), "every quota is 0"),
+    "a generator that is not there": ("weights", ("weights: embedded", "weights: /nowhere"), "/nowhere"),
+    "a table that is not there": ("table", ("labels.csv", "lables.csv"), "lables.csv"),
+    "a class that nobody maps": ("class", ("classes: {low: 0, high: 1}", "classes: {low: 0, hi: 1}"), "high"),
+    "a password": ("secret", ("output: ", "output: s3://me:word@host/"), "password"),
+    "not YAML": ("yaml", ("name: small", "name: [small"), "is not YAML"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_wrong_recipes_end_with_2_one_message_and_nothing_written(what, ffr, data, tmp_path):
+    _, replaced, expected = WRONG[what]
+    file = tmp_path / "wrong.yaml"
+    file.write_text(recipe_text(data, output=tmp_path / "out", wrong=replaced))
+    for verb in ("plan", "generate"):
+        code, _, told = ffr(verb, file)
+        assert code == 2, told
+        assert expected in told
+        assert "Traceback" not in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_generator_folder_without_weights_is_named(ffr, data, tmp_path):
+    folder = tmp_path / "pipe"
+    folder.mkdir()
+    (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.35"}')
+    file = tmp_path / "wrong.yaml"
+    file.write_text(recipe_text(data, weights=("weights: embedded", f"weights: {folder}")))
+    code, _, told = ffr("plan", file)
+    assert code == 2
+    assert str(folder) in told
+
+
+def test_an_empty_declared_group_in_validation_is_refused(ffr, tmp_path):
+    write_data(tmp_path / "data", {"train": (4, 2, 2, 4), "val": (2, 0, 2, 2), "test": (2, 2, 2, 2)})
+    file = tmp_path / "wrong.yaml"
+    file.write_text(recipe_text(tmp_path / "data", output=tmp_path / "out"))
+    code, _, told = ffr("import", file)
+    assert code == 2
+    assert re.search(r"val.*low_flowers", told)
+
+
+def test_an_unreadable_image_is_named_counted_or_skipped(ffr, data, tmp_path):
+    import shutil
+
+    shutil.copytree(data, tmp_path / "data")
+    victim = tmp_path / "data" / "images" / "train-low_temple-0.png"
+    victim.write_bytes(victim.read_bytes()[:200])  # half-written
+    file = tmp_path / "refuse.yaml"
+    file.write_text(recipe_text(tmp_path / "data", output=tmp_path / "refuse"))
+    code, _, told = ffr("import", file)
+    assert code == 2
+    assert victim.name in told
+    assert not list((tmp_path / "refuse" / "real").glob("train-*/manifest.json"))
+    file.write_text(
+        recipe_text(
+            tmp_path / "data",
+            output=tmp_path / "skip",
+            skip=("size: 32\nmethod", "  on_bad_image: skip\nsize: 32\nmethod"),
+        )
+    )
+    code, _, told = ffr("import", file)
+    assert code == 0, told
+    manifest = json.loads(next((tmp_path / "skip" / "real").glob("train-*/manifest.json")).read_text())
+    assert manifest["images"] == 47
+    assert manifest["detail"]["skipped"]["count"] == 1
+
+
+def test_an_output_that_cannot_be_written_is_wrong_input(ffr, data, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    file = tmp_path / "small.yaml"
+    file.write_text(recipe_text(data))
+    code, _, told = ffr("import", file, "--out", blocked / "out")
+    assert code == 2
+    assert "not writable" in told
+
+
+@pytest.mark.parametrize("verb", ["status", "verify", "finish"])
+def test_what_is_no_output_is_said_so(verb, ffr, tmp_path):
+    assert ffr(verb, tmp_path / "nowhere")[0] == 2
+    code, _, told = ffr(verb, tmp_path)
+    assert code == 2
+    assert "Traceback" not in told
