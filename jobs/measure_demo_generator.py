@@ -31,9 +31,9 @@ from ffr_dist.train import FitConfig, Task, fit
 
 GUIDANCES = (1.5, 2.0, 3.0)
 STEPS = 10
-PER_CELL = 50
+PER_CELL = 40
 """Images of each of the 20 prompts, at each guidance."""
-USE_PER_CELL = 48
+USE_PER_CELL = 40
 USE_SEEDS = (0, 1)
 USE_STEPS = 300
 BATCH = 50

@@ -76,7 +76,7 @@ DENOISER = FitConfig(
     log_every=250,
     seed=SEED,
 )
-DENOISER_AGAIN = DENOISER.model_copy(update={"steps": 4_000, "lr": 6e-4})
+DENOISER_AGAIN = DENOISER.model_copy(update={"steps": 4_500, "lr": 6e-4})
 """A second, shorter cycle from the average of the first: the digits are learnt late in that one."""
 BATCH = {"critic": 64, "autoencoder": 32, "denoiser": 32}
 NOISE_SCHEDULE: Mapping[str, Any] = {

@@ -83,13 +83,17 @@ def init(
 
 
 @app.command()
-def plan(recipe: RecipeArg, as_json: JsonOption = False) -> None:
+def plan(recipe: RecipeArg, out: OutOption = None, as_json: JsonOption = False) -> None:
     """Show what a recipe will make: counts, quotas, intervals, expected time and size. Writes nothing."""
     from ffr_dist.cli.show import plan_table
     from ffr_dist.launch.context import load_study
     from ffr_dist.launch.planning import summarise
+    from ffr_dist.store import open_store
 
-    summary = summarise(load_study(recipe))
+    study = load_study(recipe)
+    where = out or study.recipe.output
+    known = Path(where).is_dir()  # only a run that was begun has a measured rate
+    summary = summarise(study, open_store(where, create=False) if known else None)
     if as_json:
         _print_json(summary)
     else:

@@ -7,8 +7,10 @@ nothing with it but the interval it was making, which is handed out again.
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
+import uuid
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from ffr_dist.launch.events import Warned
 from ffr_dist.launch.pool import Meter
 from ffr_dist.methods import Inputs, Method
 from ffr_dist.plan.rounds import Unfillable
+from ffr_dist.shards import layout
 from ffr_dist.store import open_store
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -207,6 +210,8 @@ def _take_receipt(
         if isinstance(cause, InputError):  # would fail the same anywhere
             raise cause from None
         failures[work.interval] += 1
+        why = {"interval": work.interval, "error": repr(cause)}
+        run.store.put(layout.failure_key(work.interval, uuid.uuid4().hex), json.dumps(why).encode())
         if failures[work.interval] >= _DEATHS:
             raise StoppedError(
                 f"interval {work.interval} failed {_DEATHS} times, the last time with {cause!r}; to go on: {run.command}"

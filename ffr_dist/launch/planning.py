@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ffr_dist.errors import InputError
 from ffr_dist.launch.context import Study
 from ffr_dist.plan.cost import expected_cost, typical_image_bytes
-from ffr_dist.plan.document import Pinned, read_pinned, read_rounds
+from ffr_dist.plan.document import Pinned, read_rounds
 from ffr_dist.shards import layout
 from ffr_dist.shards.commit import CommitLog
 from ffr_dist.shards.selection import latest_revision
 from ffr_dist.store import Store
 
 
-def summarise(study: Study) -> dict[str, Any]:
-    """Real counts, quotas and arms per group, intervals, expected time and size. Reads no image, writes nothing."""
+def summarise(study: Study, store: Store | None = None) -> dict[str, Any]:
+    """Real counts, quotas and arms per group, intervals, expected time and size. Reads no image, writes nothing.
+
+    The time follows from the recipe's rate, or from the rate measured in ``store`` where images were made before.
+    """
     recipe, method = study.recipe, study.method
     real, quota = study.real_counts(recipe.compare.seeds[0]), study.quota()
     arms = {arm: method.arm_counts(arm, real) for arm in method.arms}
     generate = recipe.generate
+    stated = generate.images_per_second and generate.images_per_second * _workers(study)
     cost = expected_cost(
         quota,
         interval_size=interval_size(study),
         image_bytes=typical_image_bytes(recipe.codec, recipe.size),
-        candidates_per_second=generate.images_per_second and generate.images_per_second * _workers(study),
+        candidates_per_second=stated or (None if store is None else _measured_rate(store)),
     )
     return {
         "groups": {
@@ -94,16 +99,25 @@ def read_status(store: Store) -> dict[str, Any]:
     }
 
 
-def _eta_s(store: Store, quota: dict[str, int] | Any, accepted: dict[str, int], tried: int) -> float | None:
-    """From the commits' own times in the store: what is missing, at the rate of what came."""
-    times = [info.modified for info in store.list(layout.COMMITS)]
-    span = (max(times) - min(times)).total_seconds() if len(times) > 1 else 0.0
+def _eta_s(store: Store, quota: Mapping[str, int], accepted: Mapping[str, int], tried: int) -> float | None:
+    """What is missing, at the rate and the acceptance of what came."""
+    rate = _measured_rate(store)
     kept = sum(accepted.values())
-    if not span or not kept or not tried or read_pinned(store) is None:
+    if rate is None or not kept:
         return None
     missing = sum(max(0, count - accepted[name]) for name, count in quota.items())
+    return missing * tried / kept / rate
+
+
+def _measured_rate(store: Store) -> float | None:
+    """Candidates a second of all workers together, between the first commit of the store and the last."""
+    times = [info.modified for info in store.list(layout.COMMITS)]
+    span = (max(times) - min(times)).total_seconds() if len(times) > 1 else 0.0
+    if not span:
+        return None
+    tried = sum(tally.tried for commit in CommitLog(store).refresh() for tally in commit.groups.values())
     # The first commit starts the clock, so that its images are not among those that took the time.
-    return missing * span / (kept * (1 - 1 / len(times)))
+    return tried * (1 - 1 / len(times)) / span or None
 
 
 def _workers(study: Study) -> int:

@@ -17,7 +17,7 @@ from ffr_dist.launch.cells import TrainedStage, read_stage
 from ffr_dist.launch.context import Run
 from ffr_dist.launch.planning import summarise
 from ffr_dist.read.dataset import open_dataset
-from ffr_dist.recipe import pixel_fields, pixel_hash
+from ffr_dist.recipe import Recipe, pixel_fields, pixel_hash
 from ffr_dist.report import content
 from ffr_dist.report.page import render
 from ffr_dist.report.sheets import contact_sheet
@@ -92,7 +92,7 @@ def _content(run: Run) -> content.Report:
         generation=None if manifest is None else _generation(run.store),
         sheets=() if manifest is None else _sheets(run.store),
         audit=_audit(run.store),
-        results=_results(run, rows) if rows else None,
+        results=results_content(run.recipe, rows) if rows else None,
         curves=_curves(rows, stages),
         costs=_costs(run.store, stages),
     )
@@ -205,11 +205,12 @@ def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _results(run: Run, rows: Sequence[Row]) -> content.Results:
+def results_content(recipe: Recipe, rows: Sequence[Row]) -> content.Results:
+    """Rows as the report shows them: a cell for each way of training, over its seeds."""
     cells: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         cells.setdefault(_cell_of(row)[:4], []).append(row)
-    lead = run.recipe.compare.lead
+    lead = recipe.compare.lead
     return content.Results(
         cells=tuple(_cell(key, found, cells) for key, found in cells.items()),
         lead=None if lead is None else (lead.arm, lead.mitigation),

@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-
 from small_run import make_run, recipe_text, write_data
 
 from ffr_dist.cli import main
@@ -115,7 +113,7 @@ def test_verify_ends_with_4_and_names_the_damage(ffr, finished, tmp_path):
 
     out, _ = finished
     copy = shutil.copytree(out, tmp_path / "copy")
-    tar = sorted((copy / "shards").glob("*.tar"))[0]
+    tar = min((copy / "shards").glob("*.tar"))
     body = bytearray(tar.read_bytes())
     body[700] ^= 1
     tar.write_bytes(body)
