@@ -25,7 +25,7 @@ from ffr_dist.generate.work import BatchDone, Receipt, Work
 from ffr_dist.generate.worker import Worker, WorkSpec
 from ffr_dist.launch.context import Run
 from ffr_dist.launch.events import Warned
-from ffr_dist.launch.pool import Meter
+from ffr_dist.launch.meter import Meter
 from ffr_dist.methods import Inputs, Method
 from ffr_dist.plan.rounds import Unfillable
 from ffr_dist.shards import layout

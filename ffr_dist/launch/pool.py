@@ -5,23 +5,21 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from ffr_dist.config import parse
 from ffr_dist.errors import InputError, StoppedError
 from ffr_dist.generate.driver import Driver, Finished
 from ffr_dist.generate.inline import run_inline
-from ffr_dist.generate.work import BatchDone, Receipt
 from ffr_dist.generate.worker import Worker, WorkSpec
 from ffr_dist.launch.context import Run, Study, import_real, make_study
 from ffr_dist.launch.device import local_device
-from ffr_dist.launch.events import Began, Ended, Generating, Tell
+from ffr_dist.launch.events import Began, Ended
+from ffr_dist.launch.meter import Meter
 from ffr_dist.launch.planning import pinned
 from ffr_dist.launch.prepare import prepare
-from ffr_dist.methods import Inputs, MapStep
-from ffr_dist.plan.document import Pinned, read_pinned, read_rounds
+from ffr_dist.methods import Inputs
+from ffr_dist.plan.document import read_rounds
 from ffr_dist.plan.rounds import Unfillable
-from ffr_dist.quota import Survivors
 from ffr_dist.recipe import KEY, Recipe
 from ffr_dist.shards.finish import finish
 from ffr_dist.shards.manifest import Manifest, latest_manifest
@@ -29,68 +27,17 @@ from ffr_dist.shards.selection import latest_revision
 from ffr_dist.store import Store
 
 
-@dataclass(slots=True)
-class Meter:
-    """Rate and progress of one start, told as events."""
-
-    driver: Driver
-    tell: Tell
-    workers: int
-    _began: float | None = None
-    _candidates: int = 0
-    _open: dict[int, tuple[int, int]] = field(default_factory=dict)
-
-    def batch(self, done: BatchDone) -> None:
-        """A batch was made."""
-        now = time.monotonic()
-        if self._began is None:
-            self._began = now  # what loaded and warmed up before is not the rate
-        else:
-            self._candidates += done.candidates
-        tried, kept = self._open.get(done.interval, (0, 0))
-        self._open[done.interval] = (tried + done.candidates, kept + done.accepted)
-        self.show()
-
-    def receipt(self, receipt: Receipt) -> None:
-        """An interval is decided: its images are counted by the driver now."""
-        self._open.pop(receipt.commit.interval, None)
-        self.show()
-
-    def show(self) -> None:
-        """Tell how far it is."""
-        progress = self.driver.progress()
-        elapsed = 0.0 if self._began is None else time.monotonic() - self._began
-        rate = self._candidates / elapsed if self._candidates and elapsed > 0 else None
-        missing = sum(max(0, group.quota - group.accepted) for group in progress.groups.values())
-        missing -= sum(kept for _, kept in self._open.values())
-        self.tell(
-            Generating(
-                round=progress.round,
-                quota={name: group.quota for name, group in progress.groups.items()},
-                accepted={name: group.accepted for name, group in progress.groups.items()},
-                tried={name: group.tried for name, group in progress.groups.items()},
-                in_flight=sum(kept for _, kept in self._open.values()),
-                planned=progress.planned,
-                committed=progress.decided,
-                workers=self.workers,
-                images_per_second=rate,
-                eta_s=None if rate is None else max(0, missing) / rate,
-            )
-        )
-
-
 def make_pool(run: Run, *, inline: bool = False) -> Manifest:
     """Generate what is missing and finish the set. With ``inline`` in this process, else on Ray actors."""
-    finished = latest_manifest(run.store)
     quota = run.study.quota()
-    if finished is not None:
-        Driver(run.store, run.study.groups, quota, _pinned_there(run))  # refuses another quota
-        run.tell(Ended("generate", f"{finished.images:,} images", reused=True))
-        return finished
     real = import_real(run, run.recipe.compare.seeds[0]) if run.method.prepare({}) else {}
     inputs, prepared = prepare(run, real)
     plan = pinned(run.study, prepared, weights_sha256=run.method.weights_sha256())
-    driver = Driver(run.store, run.study.groups, quota, plan)
+    driver = Driver(run.store, run.study.groups, quota, plan)  # refuses another quota, or other pinned values
+    finished = latest_manifest(run.store)
+    if finished is not None:
+        run.tell(Ended("generate", f"{finished.images:,} images", reused=True))
+        return finished
     spec = WorkSpec(groups=run.study.groups, codec=run.recipe.codec, size=run.recipe.size, pinned=plan)
     run.tell(Began("generate", f"{sum(quota.counts.values()):,} images over {len(quota.counts)} groups"))
     began = time.monotonic()
@@ -135,35 +82,12 @@ def study_of(store: Store) -> Study:
     return make_study(parse(Recipe, text, f"{store.url}/{KEY}"), text)
 
 
-def sample_set(run: Run, step: MapStep, store: Store, inputs: Inputs) -> str:
-    """Make the artefact of a map step: its requests as one set of survivors. Returns the set's manifest_sha256."""
-    requests = {(request.group, request.k): request for request in step.requests(inputs)}
-    counts = {name: sum(group == name for group, _ in requests) for name in run.study.groups.names}
-    plan = pinned(run.study, {}, weights_sha256="")
-    driver = Driver(store, run.study.groups, Survivors(counts), plan)
-    spec = WorkSpec(groups=run.study.groups, codec=run.recipe.codec, size=run.recipe.size, pinned=plan)
-    sampler = step.sampler(inputs, local_device())
-    with Worker(spec, store, sampler, lambda group, ks: [requests[group, k] for k in ks]) as worker:
-        end = run_inline(driver, worker)
-    if not isinstance(end, Finished):
-        raise StoppedError(f"artefact {step.name} cannot be made: {end}")
-    done = finish(store, run.study.groups, run.recipe.codec, run.recipe.size, planned=end.intervals)
-    return done.manifest_sha256
-
-
 def _run_here(run: Run, driver: Driver, spec: WorkSpec, inputs: Inputs) -> Finished | Unfillable:
     meter = Meter(driver, run.tell, workers=1)
     sampler = run.method.sampler(inputs, local_device())
     requests = functools.partial(run.method.requests, inputs)
     with Worker(spec, run.store, sampler, requests, on_batch=meter.batch) as worker:
         return run_inline(driver, worker, meter.receipt)
-
-
-def _pinned_there(run: Run) -> Pinned:
-    there = read_pinned(run.store)
-    if there is None:
-        raise InputError(f"{run.store.url} is an imported set, not a pool; write to another output (--out)")
-    return there
 
 
 def _detail(run: Run) -> Mapping[str, str]:

@@ -6,11 +6,18 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-from ffr_dist.errors import MissingError
+from ffr_dist.errors import MissingError, StoppedError
+from ffr_dist.generate.driver import Driver, Finished
+from ffr_dist.generate.inline import run_inline
+from ffr_dist.generate.worker import Worker, WorkSpec
 from ffr_dist.launch.context import Run
+from ffr_dist.launch.device import local_device
 from ffr_dist.launch.events import Began, Ended, Training
+from ffr_dist.launch.planning import pinned
 from ffr_dist.methods import Inputs, MapStep, step_folder
 from ffr_dist.models.classifier import save_weights
+from ffr_dist.quota import Survivors
+from ffr_dist.shards.finish import finish
 from ffr_dist.store import Store
 from ffr_dist.train import Checkpoints, Progress, fit
 
@@ -30,9 +37,7 @@ def prepare(run: Run, real: Mapping[str, Store]) -> tuple[Inputs, dict[str, str]
         if known is None:
             run.tell(Began(f"prepare {step.name}"))
             if isinstance(step, MapStep):
-                from ffr_dist.launch.pool import sample_set  # noqa: PLC0415 - the engine is needed by this kind only
-
-                known = sample_set(run, step, store, inputs)
+                known = _sample_set(run, step, store, inputs)
             else:
 
                 def tell(progress: Progress) -> None:
@@ -50,6 +55,22 @@ def prepare(run: Run, real: Mapping[str, Store]) -> tuple[Inputs, dict[str, str]
         prepared[step.name] = store
         hashes[step.name] = known
     return Inputs(real=real, prepared=prepared), hashes
+
+
+def _sample_set(run: Run, step: MapStep, store: Store, inputs: Inputs) -> str:
+    """Make the artefact of a map step: its requests as one set of survivors. Returns the set's manifest_sha256."""
+    requests = {(request.group, request.k): request for request in step.requests(inputs)}
+    counts = {name: sum(group == name for group, _ in requests) for name in run.study.groups.names}
+    plan = pinned(run.study, {}, weights_sha256="")
+    driver = Driver(store, run.study.groups, Survivors(counts), plan)
+    spec = WorkSpec(groups=run.study.groups, codec=run.recipe.codec, size=run.recipe.size, pinned=plan)
+    sampler = step.sampler(inputs, local_device())
+    with Worker(spec, store, sampler, lambda group, ks: [requests[group, k] for k in ks]) as worker:
+        end = run_inline(driver, worker)
+    if not isinstance(end, Finished):
+        raise StoppedError(f"artefact {step.name} cannot be made: {end}")
+    done = finish(store, run.study.groups, run.recipe.codec, run.recipe.size, planned=end.intervals)
+    return done.manifest_sha256
 
 
 def _marker(store: Store) -> str | None:

@@ -14,7 +14,7 @@ from safetensors.torch import load as load_tensors
 from torch import nn
 
 from ffr_dist.groups import Groups
-from ffr_dist.methods import TrainStep
+from ffr_dist.methods import MapStep, TrainStep
 from ffr_dist.models.sampler import Outcomes
 from ffr_dist.quota import Request, Survivors
 from ffr_dist.read.dataset import open_dataset
@@ -120,7 +120,15 @@ class Edit:
     def prepare(self, real):
         train = real.get("train")
         identity = {"train": read_manifest(train).manifest_sha256 if train else None}
-        return (TrainStep(name="tint", identity=identity, task=tint_task, fit=FitConfig(steps=30, lr=0.05)),)
+        tint = TrainStep(name="tint", identity=identity, task=tint_task, fit=FitConfig(steps=30, lr=0.05))
+        drafts = MapStep(name="drafts", identity=identity, requests=self._drafts, sampler=self._draft_sampler)
+        return (tint, drafts)
+
+    def _drafts(self, inputs):
+        return [request for group in self.groups.names for request in self.requests(inputs, group, range(6))]
+
+    def _draft_sampler(self, inputs, device):
+        return self.sampler(inputs, device)
 
     def requests(self, inputs, group, ks):
         dataset = open_dataset(inputs.real["train"])

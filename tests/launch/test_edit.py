@@ -66,10 +66,21 @@ def test_each_image_names_the_real_one_behind_it(edited):
 def test_the_artefact_is_made_once_and_pinned(edited):
     run, _ = edited
     prepared = {info.key.split("/")[1] for info in run.store.list("prepared")}
-    assert len(prepared) == 1
-    marker = json.loads(run.store.get(f"prepared/{prepared.pop()}/step.json"))
-    pinned = json.loads(run.store.get("plan/round-000.json"))["pinned"]
-    assert pinned["prepared"] == {"tint": marker["sha256"]}
+    markers = {
+        folder.rpartition("-")[0]: json.loads(run.store.get(f"prepared/{folder}/step.json"))["sha256"]
+        for folder in prepared
+    }
+    assert markers.keys() == {"tint", "drafts"}
+    assert json.loads(run.store.get("plan/round-000.json"))["pinned"]["prepared"] == markers
+
+
+def test_an_artefact_that_is_sampled_is_a_set_of_its_own(edited):
+    run, _ = edited
+    folder = next(info.key.rsplit("/", 1)[0] for info in run.store.list("prepared") if "drafts" in info.key)
+    drafts = run.store.below("/".join(folder.split("/")[:2]))
+    found = verify(drafts)
+    assert found.ok
+    assert dict(found.groups) == {"low": 5, "high": 5}  # one of six has no mask
 
 
 def test_both_arms_have_results(edited):
