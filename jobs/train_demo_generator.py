@@ -222,7 +222,7 @@ class Workshop:
             "steps": config.steps,
             "batch": batch,
             "parameters": sum(p.numel() for p in task.model.parameters() if p.requires_grad),
-            "seconds": round(time.monotonic() - began),
+            "seconds_in_this_run": round(time.monotonic() - began),
             "loss": {row["step"]: round(row["loss"], 4) for row in result.history if "loss" in row},
         }
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from hypothesis import settings
+
+# As the command line does (see cli/app.py), before anything imports torch.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Examples that import torch or share their cores take as long as they take.
 settings.register_profile("project", deadline=None)

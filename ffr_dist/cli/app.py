@@ -7,6 +7,7 @@ Exit codes: 0 done; 2 wrong input, nothing was started; 3 stopped or unfinished,
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -36,6 +37,9 @@ SeedOption = Annotated[int, typer.Option(help="Seed of the cell.")]
 
 def main() -> None:
     """Run the command line; every expected error is one message and its exit code."""
+    # OpenMP's threads spin while they wait for each other. Beside any other busy process that makes small networks twenty
+    # times slower; sleeping instead costs next to nothing. Read when torch loads, so it must be set before.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(standalone_mode=True)
     except FFRError as error:

@@ -143,7 +143,7 @@ def _actor_factory(run: Run, spec: WorkSpec, inputs: Inputs) -> Any:
         max_restarts=0,  # actors are made, replaced and counted here, on one path
         max_task_retries=0,
         max_concurrency=_IN_FLIGHT + 1,  # and one for told()
-        runtime_env={"env_vars": {"OMP_NUM_THREADS": str(spec.pinned.threads)}},
+        runtime_env={"env_vars": {"OMP_NUM_THREADS": str(spec.pinned.threads), "OMP_WAIT_POLICY": "PASSIVE"}},
     )
     real = {name: store.url for name, store in inputs.real.items()}
     prepared = {name: store.url for name, store in inputs.prepared.items()}
