@@ -34,8 +34,8 @@ STEPS = 10
 PER_CELL = 40
 """Images of each of the 20 prompts, at each guidance."""
 USE_PER_CELL = 40
-USE_SEEDS = (0, 1)
-USE_STEPS = 300
+USE_SEEDS = (0,)
+USE_STEPS = 500
 BATCH = 50
 SHOWN = 2.0
 """The guidance of the images on the sheet."""
@@ -108,10 +108,13 @@ def learn(what: str, pool: Pool, steps: int, seed: int) -> Critic:
 
 
 @torch.inference_mode()
-def right(model: Critic, what: str, pool: Pool) -> torch.Tensor:
+def told(model: Critic, pool: Pool) -> torch.Tensor:
     device = next(model.parameters()).device
-    told = torch.cat([model(unit(part).to(device)).argmax(1).cpu() for part in torch.split(pool.pixels, 500)])
-    return told == truth(what, pool.digit, pool.bias)
+    return torch.cat([model(unit(part).to(device)).argmax(1).cpu() for part in torch.split(pool.pixels, 500)])
+
+
+def right(model: Critic, what: str, pool: Pool) -> torch.Tensor:
+    return told(model, pool) == truth(what, pool.digit, pool.bias)
 
 
 def judged(judges: Mapping[str, Critic], pool: Pool) -> dict[str, Any]:
@@ -128,10 +131,13 @@ def judged(judges: Mapping[str, Critic], pool: Pool) -> dict[str, Any]:
 
 
 def useful(pool: Pool, held_out: Pool) -> dict[str, Any]:
-    """Accuracy on held-out images of classifiers that saw ``pool`` alone: mean over groups, and the worst group."""
+    """How well readers of digits that saw ``pool`` alone tell the class of held-out images: over groups, and at worst.
+
+    They learn digits because in so few steps the class alone is hardly learnt.
+    """
     means, worst = [], []
     for seed in USE_SEEDS:
-        hits = right(learn("class", pool, USE_STEPS, seed), "class", held_out)
+        hits = told(learn("digit", pool, USE_STEPS, seed), held_out) // 5 == held_out.digit // 5
         of_group = [
             float(hits[(held_out.digit // 5 == group.label) & (held_out.bias == group.bias)].float().mean())
             for group in GROUPS

@@ -170,31 +170,27 @@ def status_table(console: Console, status: Mapping[str, Any]) -> None:
 
 
 def results_table(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Group accuracies of every cell, one line each, averaged over its seeds."""
-    cells: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    """Group accuracies of every cell, one line each, averaged over its seeds; the best worst group stands out."""
+    cells: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        cells.setdefault((row["arm"], row["mitigation"]), []).append(row)
+        cells.setdefault(f"{row['arm']} × {row['mitigation']}", []).append(row)
     seeds = max(len(found) for found in cells.values())
-    table = Table(
-        title=f"Accuracy on test, % ({'one seed: differences of a few points are noise' if seeds == 1 else f'mean of {seeds} seeds'})",
-        title_justify="left",
-    )
+    of = "one seed: differences of a few points are noise" if seeds == 1 else f"mean of {seeds} seeds"
+    table = Table(title=f"Accuracy on test, % ({of})", title_justify="left")
     names = list(rows[0]["groups"])
-    for name in ("arm", "mitigation"):
-        table.add_column(name)
-    for name in ("worst", "mean", *names):
-        table.add_column(name, justify="right")
+    table.add_column("trained with")
+    for name in ("worst group", "group mean", *(name.replace("_", " ") for name in names)):
+        table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
     best = max(_mean(found, "worst_group") for found in cells.values())
-    for (arm, mitigation), found in cells.items():
+    for cell, found in cells.items():
         worst = _mean(found, "worst_group")
         groups = [
             sum(row["groups"][name]["correct"] / row["groups"][name]["count"] for row in found) / len(found)
             for name in names
         ]
-        shown = f"[bold green]{worst:.1%}[/]" if worst == best else f"{worst:.1%}"
-        table.add_row(
-            arm, mitigation, shown, f"{_mean(found, 'group_mean'):.1%}", *(f"{value:.1%}" for value in groups)
-        )
+        shown = [f"{100 * value:.1f}" for value in (worst, _mean(found, "group_mean"), *groups)]
+        shown[0] = f"[bold green]{shown[0]}[/]" if worst == best else shown[0]
+        table.add_row(cell, *shown)
     console.print(table)
 
 

@@ -41,7 +41,7 @@ def test_the_latest_revision_is_the_one_to_agree_with(store):
         True,
         False,
     ]
-    with pytest.raises(ConflictError, match="extend"):
+    with pytest.raises(ConflictError, match="another quota"):
         write_first_revision(store, Exact({"a": 1}))
 
 
