@@ -61,7 +61,7 @@ def balanced(pool: Pool, per_cell: int) -> Pool:
         for bias in range(len(PHOTOGRAPHS))
     ]
     rows = torch.cat(cells)
-    return Pool(pool.pixels[rows], pool.digit[rows], pool.bias[rows], pool.batch)
+    return Pool(pool.pixels[rows], pool.digit[rows], pool.bias[rows], BATCH)
 
 
 def generate(sampler: DiffusersSampler, per_cell: int) -> tuple[Pool, float]:
@@ -131,10 +131,7 @@ def judged(judges: Mapping[str, Critic], pool: Pool) -> dict[str, Any]:
 
 
 def useful(pool: Pool, held_out: Pool) -> dict[str, Any]:
-    """How well readers of digits that saw ``pool`` alone tell the class of held-out images: over groups, and at worst.
-
-    They learn digits because in so few steps the class alone is hardly learnt.
-    """
+    """How well readers of digits that saw ``pool`` alone tell the class of held-out images: over groups, and at worst."""
     means, worst = [], []
     for seed in USE_SEEDS:
         hits = told(learn("digit", pool, USE_STEPS, seed), held_out) // 5 == held_out.digit // 5

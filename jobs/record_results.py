@@ -26,7 +26,7 @@ from ffr_dist.report.picture import result_picture
 from ffr_dist.store import open_store
 
 GAPS = ("none", "moderate", "strong")
-SEEDS = (0, 1, 2, 3, 4)
+SEEDS = (0, 1, 2)
 RATES = (0.004, 0.002, 0.001)
 FINETUNE_RATES = (0.0008, 0.0002, 0.00005)
 DOCS = Path(__file__).parents[1] / "docs"

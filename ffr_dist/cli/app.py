@@ -276,7 +276,7 @@ def _whole_way(recipe: str, out: str | None) -> None:
 
     with _shown() as show:
         started = _start("run", recipe, out, show)
-        plan_table(_console(), summarise(started.study))
+        plan_table(_console(), summarise(started.study, started.store))
         rows = run_all(started)
     results_table(_console(), rows)
     _console().print(f"report: {started.store.url}/report.html", highlight=False)

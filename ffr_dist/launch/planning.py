@@ -29,7 +29,7 @@ def summarise(study: Study, store: Store | None = None) -> dict[str, Any]:
         quota,
         interval_size=interval_size(study),
         image_bytes=typical_image_bytes(recipe.codec, recipe.size),
-        candidates_per_second=stated or (None if store is None else _measured_rate(store)),
+        candidates_per_second=stated or (None if store is None else measured_rate(store)),
     )
     return {
         "groups": {
@@ -101,7 +101,7 @@ def read_status(store: Store) -> dict[str, Any]:
 
 def _eta_s(store: Store, quota: Mapping[str, int], accepted: Mapping[str, int], tried: int) -> float | None:
     """What is missing, at the rate and the acceptance of what came."""
-    rate = _measured_rate(store)
+    rate = measured_rate(store)
     kept = sum(accepted.values())
     if rate is None or not kept:
         return None
@@ -109,7 +109,7 @@ def _eta_s(store: Store, quota: Mapping[str, int], accepted: Mapping[str, int], 
     return missing * tried / kept / rate
 
 
-def _measured_rate(store: Store) -> float | None:
+def measured_rate(store: Store) -> float | None:
     """Candidates a second of all workers together, between the first commit of the store and the last."""
     times = [info.modified for info in store.list(layout.COMMITS)]
     span = (max(times) - min(times)).total_seconds() if len(times) > 1 else 0.0

@@ -15,7 +15,7 @@ from ffr_dist.errors import ConflictError, MissingError
 from ffr_dist.evaluate.intervals import paired_difference, seed_interval, wilson
 from ffr_dist.launch.cells import TrainedStage, read_stage
 from ffr_dist.launch.context import Run
-from ffr_dist.launch.planning import summarise
+from ffr_dist.launch.planning import measured_rate, summarise
 from ffr_dist.read.dataset import open_dataset
 from ffr_dist.recipe import Recipe, pixel_fields, pixel_hash
 from ffr_dist.report import content
@@ -155,7 +155,7 @@ def _generation(store: Store) -> content.Generation:
                 rejected={reason: sum(tally.rejected.get(reason, 0) for tally in found) for reason in reasons},
             )
         )
-    return content.Generation(groups=tuple(groups), seconds=sum(commit.seconds for commit in commits))
+    return content.Generation(groups=tuple(groups), images_per_second=measured_rate(store))
 
 
 def _sheets(store: Store) -> tuple[content.Sheet, ...]:
@@ -307,8 +307,11 @@ def _costs(store: Store, stages: Mapping[str, TrainedStage]) -> tuple[content.Co
     size = sum(ref.bytes for commit in commits for ref in (commit.tar, commit.sidecar) if ref is not None)
     costs = []
     if commits:
-        seconds = sum(commit.seconds for commit in commits)
-        costs.append(content.Cost(stage="generate", seconds=seconds, images=images, size=size, note="worker seconds"))
+        rate = measured_rate(store)
+        seconds = None if rate is None else images / rate
+        costs.append(
+            content.Cost(stage="generate", seconds=seconds, images=images, size=size, note="at the measured rate")
+        )
     for name in dict.fromkeys(stage.identity["stage"]["name"] for stage in stages.values()):
         of_name = [stage for stage in stages.values() if stage.identity["stage"]["name"] == name]
         costs.append(

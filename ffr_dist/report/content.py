@@ -70,9 +70,8 @@ class GroupGeneration:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
     groups: tuple[GroupGeneration, ...]
-    seconds: float
-    """Of all workers together."""
-    workers: int = 1
+    images_per_second: float | None = None
+    """Candidates a second of all workers together; None where it was not measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

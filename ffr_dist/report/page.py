@@ -344,11 +344,11 @@ def _generation(generation: Generation) -> Child:
         for group in generation.groups
     ]
     accepted = sum(group.accepted for group in generation.groups)
-    rate = f", {accepted / generation.seconds:.1f} images a second" if generation.seconds > 0 else ""
-    workers = "1 worker" if generation.workers == 1 else f"{generation.workers} workers"
+    measured = generation.images_per_second
+    rate = "" if measured is None else f", made at {measured:.1f} candidates a second by all workers together"
     caption = "Candidates per group: what was tried, kept, and rejected for which reason."
     return [
-        el("p", f"{count(accepted)} images in {duration(generation.seconds)} on {workers}{rate}."),
+        el("p", f"{count(accepted)} images accepted{rate}."),
         table("generation-groups", caption, columns, rows),
     ]
 
