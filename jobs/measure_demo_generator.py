@@ -213,7 +213,7 @@ def main() -> None:
         "steps": STEPS,
         "judged": {"real": judged(judges, seen), "reconstructed": judged(judges, reconstructed(vae, seen))},
         "nearest": {"held_out": distances(reconstructed(vae, balanced(held_out, PER_CELL)), training)},
-        "useful": {"real": useful(balanced(training, USE_PER_CELL), held_out)},
+        "useful": {},
         "seconds_per_image": {},
     }
     report(figures)

@@ -27,8 +27,8 @@ from ffr_dist.store import open_store
 
 GAPS = ("none", "moderate", "strong")
 SEEDS = (0, 1, 2)
-RATES = (0.004, 0.002, 0.001)
-FINETUNE_RATES = (0.0008, 0.0002, 0.00005)
+RATES = (0.002, 0.001)
+FINETUNE_RATES = (0.0002, 0.00005)
 DOCS = Path(__file__).parents[1] / "docs"
 BEGIN, END = "<!-- tables: written by jobs/record_results.py -->", "<!-- end of tables -->"
 
@@ -36,7 +36,7 @@ Row = Mapping[str, Any]
 
 
 def recipe_of(gap: str) -> Recipe:
-    """The demo's recipe at a gap, with more seeds and three rates for every arm."""
+    """The demo's recipe at a gap, with more seeds and two rates for every arm."""
     demo, _ = load_recipe("ffr-demo")
     return demo.model_copy(
         update={

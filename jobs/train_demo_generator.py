@@ -361,7 +361,7 @@ def train_denoiser(workshop: Workshop, latents: Pool, tokenizer: Any) -> Denoise
         out_channels=LATENT_CHANNELS,
         block_out_channels=(64, 96),
         layers_per_block=1,
-        # Attention in the middle only: on 4x4 latents convolutions reach everywhere, and cost a third less time.
+        # Attention in the middle only: on 4x4 latents convolutions reach everywhere, and cost a quarter less time.
         down_block_types=("DownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "UpBlock2D"),
         mid_block_type="UNetMidBlock2DCrossAttn",
