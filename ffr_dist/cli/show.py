@@ -154,7 +154,7 @@ def status_table(console: Console, status: Mapping[str, Any]) -> None:
     """``ffr status`` for people."""
     intervals = status["intervals"]
     state = "finished" if status["finished"] else f"round {status['round']}"
-    eta = "" if status["eta_s"] is None else f", about {_duration(status['eta_s'])} to go"
+    eta = f", about {_duration(status['eta_s'])} to go" if status["eta_s"] else ""
     console.print(
         f"{state}: {intervals['committed']} of {intervals['planned']} intervals committed, "
         f"{intervals['abandoned']} abandoned{eta}",

@@ -100,11 +100,15 @@ def run_on_ray(run: Run, driver: Driver, spec: WorkSpec, inputs: Inputs) -> Fini
 def try_ray() -> str:
     """Start Ray (or join the cluster that RAY_ADDRESS names), run one task, and tell what is there."""
     with _Session():
-        answer = ray.get(ray.remote(os.getpid).remote(), timeout=60)
+        answer = ray.get(ray.remote(_process).remote(), timeout=60)
         resources = ray.cluster_resources()
         nodes = sum(node["Alive"] for node in ray.nodes())
         shown = f"{resources.get('CPU', 0):.0f} CPUs, {resources.get('GPU', 0):.0f} GPUs on {nodes} node(s)"
         return f"a task ran (process {answer}); {shown}"
+
+
+def _process() -> int:
+    return os.getpid()
 
 
 class _Session:

@@ -68,6 +68,12 @@ def workers_below(pid):
     return found
 
 
+def test_the_doctor_tries_ray():
+    told = subprocess.run([sys.executable, "-m", "ffr_dist.cli", "doctor"], capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told
+    assert "ray: a task ran" in told.stdout
+
+
 def test_actors_make_the_same_set_as_one_process(recipe, undisturbed, tmp_path):
     process = start(recipe, tmp_path)
     told, _ = process.communicate(timeout=250)
