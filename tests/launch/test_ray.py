@@ -86,6 +86,7 @@ def test_a_killed_worker_and_a_killed_driver_cost_nothing(recipe, undisturbed, t
     process = start(recipe, tmp_path)
     wait_for_commits(tmp_path, 1, process)
     victims = workers_below(process.pid)
+    assert victims
     for victim in victims[:1]:
         os.kill(victim, signal.SIGKILL)
     wait_for_commits(tmp_path, 3, process)
