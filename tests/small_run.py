@@ -9,9 +9,8 @@ from PIL import Image
 
 from ffr_dist.config import parse
 from ffr_dist.datasets.embedded import EmbeddedConfig
-from ffr_dist.launch.context import Run, make_study
+from ffr_dist.launch.context import make_study, start_run
 from ffr_dist.recipe import Recipe
-from ffr_dist.store import open_store
 
 GROUPS = ("low_temple", "low_flowers", "high_temple", "high_flowers")
 COUNTS = {"train": (20, 4, 4, 20), "val": (6, 3, 3, 6), "test": (6, 6, 6, 6)}
@@ -86,12 +85,7 @@ def recipe_text(data, output="out", **replaced):
     return text
 
 
-def make_run(text, store=None, tell=None, method=None, groups=None):
+def make_run(text, out=None, tell=None, method=None):
     study = make_study(parse(Recipe, text, "small"), text, method)
     said = {} if tell is None else {"tell": tell}
-    from ffr_dist.launch.context import start_run
-
-    return start_run(study, out=None if store is None else store, command="ffr run small.yaml", **said)
-
-
-__all__ = ["COUNTS", "GROUPS", "RECIPE", "Run", "make_run", "open_store", "recipe_text", "write_data"]
+    return start_run(study, out=out, command="ffr run small.yaml", **said)

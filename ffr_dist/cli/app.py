@@ -153,7 +153,7 @@ def finish(out: OutputArg) -> None:
     """Select exactly the quota from what is committed and publish the manifest."""
     from ffr_dist.launch.pool import finish_pool
 
-    manifest = finish_pool(_existing(out), f"ffr finish {shlex.quote(out)}")
+    manifest = finish_pool(_existing(out))
     _console().print(f"{out}: {manifest.images:,} images, manifest {manifest.manifest_sha256}", highlight=False)
 
 

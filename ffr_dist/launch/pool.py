@@ -57,13 +57,13 @@ def make_pool(run: Run, *, inline: bool = False) -> Manifest:
             f"{run.store.url}', then loosen generate.keep or change the prompts, and write to another output"
         )
     manifest = finish(
-        run.store, run.study.groups, run.recipe.codec, run.recipe.size, planned=end.intervals, detail=_detail(run)
+        run.store, run.study.groups, run.recipe.codec, run.recipe.size, planned=end.intervals, detail=_detail(run.study)
     )
     run.tell(Ended("generate", f"{manifest.images:,} images in {time.monotonic() - began:.0f} s"))
     return manifest
 
 
-def finish_pool(store: Store, command: str) -> Manifest:
+def finish_pool(store: Store) -> Manifest:
     """Finish an output whose intervals are all decided, from what it holds alone."""
     if not store.exists(KEY):
         raise InputError(f"{store.url} holds no {KEY}: it is not the output of a run")
@@ -71,9 +71,8 @@ def finish_pool(store: Store, command: str) -> Manifest:
     revision = latest_revision(store)
     if revision is None:
         raise InputError(f"{store.url} has no plan yet; run 'ffr generate' first")
-    run = Run(study=study, store=store, command=command)
     planned = read_rounds(store)[-1].round.end
-    return finish(store, study.groups, study.recipe.codec, study.recipe.size, planned=planned, detail=_detail(run))
+    return finish(store, study.groups, study.recipe.codec, study.recipe.size, planned=planned, detail=_detail(study))
 
 
 def study_of(store: Store) -> Study:
@@ -90,5 +89,5 @@ def _run_here(run: Run, driver: Driver, spec: WorkSpec, inputs: Inputs) -> Finis
         return run_inline(driver, worker, meter.receipt)
 
 
-def _detail(run: Run) -> Mapping[str, str]:
-    return {"method": run.method.name, "recipe": run.recipe.name}
+def _detail(study: Study) -> Mapping[str, str]:
+    return {"method": study.method.name, "recipe": study.recipe.name}

@@ -108,7 +108,7 @@ def test_status_and_finish_need_the_store_alone(finished, out):
     assert status["finished"]
     assert status["intervals"]["planned"] == status["intervals"]["committed"]
     assert {name: row["quota"] for name, row in status["groups"].items()}["low_flowers"] == 16
-    assert finish_pool(store, "ffr finish").images == 48
+    assert finish_pool(store).images == 48
 
 
 def test_other_pixels_are_refused_by_name(finished, data, out):
