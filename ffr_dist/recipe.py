@@ -41,6 +41,22 @@ class GenerateConfig(Config):
     """CPU threads of each worker's sampler."""
     images_per_second: PositiveFloat | None = None
     """Rate of one worker where it is known; ``ffr plan`` computes the time from it."""
+    gpus_per_worker: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Where there are GPUs: 0.5 puts two workers on each."""
+    place: Mapping[str, str] = Field(default_factory=dict)
+    """Labels of the Ray nodes that workers may run on, such as ``ray.io/accelerator-type: H100``."""
+    price_per_gpu_hour: PositiveFloat | None = None
+    """What a worker's whole GPU costs an hour (without GPUs: a worker), in any currency."""
+    max_cost: PositiveFloat | None = None
+    """Stop, resumably, before this output has cost more, over all its starts; needs the price."""
+    max_hours: PositiveFloat | None = None
+    """Stop, resumably, this long after a start."""
+
+    @model_validator(mode="after")
+    def _priced(self) -> Self:
+        if self.max_cost is not None and self.price_per_gpu_hour is None:
+            raise ValueError("max_cost needs price_per_gpu_hour")
+        return self
 
 
 class CellConfig(Config):

@@ -26,6 +26,7 @@ SIDECAR = pa.schema(
         pa.field("reason", pa.string()),  # why not
         pa.field("scores", pa.map_(pa.string(), pa.float32())),
         pa.field("pixels_blake2b", pa.binary(16)),  # of the decoded stored image; null if rejected
+        pa.field("look", pa.binary(32)),  # perceptual hash; null if rejected, or where nobody asked for it
         pa.field("sha256", pa.binary(32)),  # of the stored image file
         pa.field("offset", pa.int64()),  # of the stored image file in its tar
         pa.field("size", pa.int64()),

@@ -21,7 +21,8 @@ from ffr_dist.plan.document import Pinned, Planned, publish_round, read_rounds, 
 from ffr_dist.plan.rounds import Complete, Round, Settle, Tally, Unfillable, Wait, next_round
 from ffr_dist.quota import Exact, Quota, Survivors
 from ffr_dist.shards import layout
-from ffr_dist.shards.commit import Commit, CommitLog
+from ffr_dist.shards.commit import Commit
+from ffr_dist.shards.log import CommitLog
 from ffr_dist.shards.selection import Revision, write_first_revision
 from ffr_dist.shards.settle import SETTLE_COLUMNS, Settled, settle
 from ffr_dist.shards.sidecar import load_sidecar
@@ -119,6 +120,7 @@ class Driver:
         if self._is_decided[interval]:
             return
         self._is_decided[interval] = True
+        self._log.add(commit)
         number = self._round_of(interval).number
         self._undecided[number] -= 1
         self._abandoned += commit.abandoned is not None
@@ -135,7 +137,8 @@ class Driver:
 
     def refresh(self) -> None:
         """Take in what others have planned and committed."""
-        new = self._log.refresh()
+        new: list[Commit] = []
+        self._log.refresh(new.append)
         # Rounds after commits: whatever is committed was planned before.
         for planned in read_rounds(self._store, len(self._rounds)):
             self._add(planned.round)
@@ -194,13 +197,10 @@ class Driver:
         return step
 
     def _settle(self) -> Settled:
-        decided = {
-            interval: commit for interval, commit in self._log.decided.items() if interval < len(self._is_decided)
-        }
-        if len(decided) < len(self._is_decided):
+        if self._log.first_gap < len(self._is_decided):
             raise BrokenError(f"{self._store.url} has lost commits that were there; restore {layout.COMMITS}/")
         load = functools.partial(load_sidecar, self._store, columns=SETTLE_COLUMNS)
-        return settle(decided, load, self._revision, self._groups)
+        return settle(self._log.commits, load, self._revision, self._groups)
 
     def _add(self, planned: Round) -> None:
         if planned.number != len(self._rounds) or planned.first_interval != len(self._is_decided):

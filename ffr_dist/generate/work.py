@@ -46,3 +46,5 @@ class BatchDone:
     """Counts by reason."""
     sample_s: float
     """How long the device was busy with it."""
+    idle_s: float = 0.0
+    """How long the device had nothing to do before it, since the batch before."""

@@ -61,7 +61,62 @@ class Warned:
     message: str
 
 
-Event = Began | Ended | Generating | Training | Warned
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerUp:
+    """A worker has loaded its weights and waits for work."""
+
+    worker: str
+    node: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerDown:
+    """A worker is gone."""
+
+    worker: str
+    node: str
+    why: str
+    fault: bool
+    """Whether it counts against what it was making: the loss of a node does not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """An interval is decided."""
+
+    interval: int
+    worker: str
+    mine: bool
+    """False where another attempt was there first."""
+    accepted: int
+    rejected: Mapping[str, int]
+    """Counts by reason."""
+    bytes: int
+    seconds: Mapping[str, float]
+    """By stage."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptFailed:
+    """An attempt at an interval came to nothing; the record of it lies under ``failures/``."""
+
+    interval: int
+    worker: str
+    kind: str
+    """exception, hang, death, or store."""
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abandoned:
+    """An interval is given up; later rounds make up its images."""
+
+    interval: int
+    why: str
+
+
+Event = Began | Ended | Generating | Training | Warned | WorkerUp | WorkerDown | Committed | AttemptFailed | Abandoned
 Tell = Callable[[Event], None]
 
 

@@ -10,7 +10,7 @@ from ffr_dist.launch.context import Study
 from ffr_dist.plan.cost import expected_cost, typical_image_bytes
 from ffr_dist.plan.document import Pinned, read_rounds
 from ffr_dist.shards import layout
-from ffr_dist.shards.commit import CommitLog
+from ffr_dist.shards.log import decided
 from ffr_dist.shards.selection import latest_revision
 from ffr_dist.store import Store
 
@@ -71,8 +71,7 @@ def read_status(store: Store) -> dict[str, Any]:
     if revision is None:
         raise InputError(f"{store.url} holds no plan; start one with 'ffr generate'")
     rounds = [planned.round for planned in read_rounds(store)]
-    log = CommitLog(store)
-    commits = log.refresh()
+    commits = list(decided(store))
     accepted = dict.fromkeys(revision.quota, 0)
     rejected: dict[str, dict[str, int]] = {name: {} for name in revision.quota}
     tried = 0
@@ -115,7 +114,7 @@ def measured_rate(store: Store) -> float | None:
     span = (max(times) - min(times)).total_seconds() if len(times) > 1 else 0.0
     if not span:
         return None
-    tried = sum(tally.tried for commit in CommitLog(store).refresh() for tally in commit.groups.values())
+    tried = sum(tally.tried for commit in decided(store) for tally in commit.groups.values())
     # The first commit starts the clock, so that its images are not among those that took the time.
     return tried * (1 - 1 / len(times)) / span or None
 

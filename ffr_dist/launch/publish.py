@@ -22,7 +22,7 @@ from ffr_dist.report import content
 from ffr_dist.report.page import render
 from ffr_dist.report.sheets import contact_sheet
 from ffr_dist.shards import layout
-from ffr_dist.shards.commit import CommitLog
+from ffr_dist.shards.log import decided
 from ffr_dist.shards.manifest import latest_manifest
 from ffr_dist.store import Store
 
@@ -138,10 +138,8 @@ def _plan(run: Run) -> content.Plan:
 
 
 def _generation(store: Store) -> content.Generation:
-    log = CommitLog(store)
-    commits = log.refresh()
     tallies: dict[str, list[Any]] = {}
-    for commit in commits:
+    for commit in decided(store):
         for name, tally in commit.groups.items():
             tallies.setdefault(name, []).append(tally)
     groups = []
@@ -302,7 +300,7 @@ def _curve(stage: TrainedStage) -> content.StageCurve:
 
 
 def _costs(store: Store, stages: Mapping[str, TrainedStage]) -> tuple[content.Cost, ...]:
-    commits = CommitLog(store).refresh()
+    commits = list(decided(store))
     images = sum(tally.tried for commit in commits for tally in commit.groups.values())
     size = sum(ref.bytes for commit in commits for ref in (commit.tar, commit.sidecar) if ref is not None)
     costs = []

@@ -1,4 +1,4 @@
-"""Which work counts: at most one commit an interval, and the set of decided intervals.
+"""Which work counts: at most one commit an interval.
 
 Invariants:
 
@@ -11,19 +11,16 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from ffr_dist.errors import BrokenError
 from ffr_dist.shards import documents, layout
 from ffr_dist.shards.documents import CLOSED, Count
-from ffr_dist.shards.refs import ObjectRef, in_order
+from ffr_dist.shards.refs import ObjectRef
 from ffr_dist.store import Store, Theirs
 
-__all__ = ["Commit", "CommitLog", "GroupTally", "ObjectRef", "abandon", "publish", "read_commit"]
-
-_READERS = 16
+__all__ = ["Commit", "GroupTally", "ObjectRef", "abandon", "publish", "read_commit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,45 +93,6 @@ def read_commit(store: Store, interval: int) -> Commit:
     """The commit of an interval that is known to be decided."""
     key = layout.commit_key(interval)
     return _parse(key, interval, store.get(key))
-
-
-class CommitLog:
-    """The decided intervals of an output, read from the store and never told otherwise."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._decided: dict[int, Commit] = {}
-        self._first_gap = 0
-
-    @property
-    def decided(self) -> Mapping[int, Commit]:
-        """By interval, as of the last refresh."""
-        return MappingProxyType(self._decided)
-
-    @property
-    def first_gap(self) -> int:
-        """The lowest interval that is not decided."""
-        return self._first_gap
-
-    def refresh(self) -> list[Commit]:
-        """Read what has been committed since; the new ones, by interval. Lists from the first gap only."""
-        new = [interval for interval in self._listed() if interval not in self._decided]
-        found = list(in_order(self._read, new, _READERS))
-        for commit in found:
-            self._decided[commit.interval] = commit
-        while self._first_gap in self._decided:
-            self._first_gap += 1
-        return found
-
-    def _listed(self) -> Iterator[int]:
-        after = layout.commit_key(self._first_gap - 1) if self._first_gap else None
-        for info in self._store.list(layout.COMMITS, after=after):
-            interval = layout.interval_of_commit(info.key)
-            if interval is not None:  # whatever else lies there is not ours and decides nothing
-                yield interval
-
-    def _read(self, interval: int) -> Commit:
-        return read_commit(self._store, interval)
 
 
 def _parse(key: str, interval: int, body: bytes) -> Commit:

@@ -23,8 +23,9 @@ from ffr_dist.groups import Groups
 from ffr_dist.records import synthetic_key
 from ffr_dist.shards import layout
 from ffr_dist.shards.codec import CodecConfig
-from ffr_dist.shards.commit import Commit, CommitLog
+from ffr_dist.shards.commit import Commit
 from ffr_dist.shards.index import IndexWriter, index_rows
+from ffr_dist.shards.log import CommitLog
 from ffr_dist.shards.manifest import (
     DIGEST_ROWS,
     Manifest,
@@ -80,9 +81,9 @@ def finish(
     log.refresh()
     if log.first_gap < planned:
         raise StoppedError(f"interval {log.first_gap} of {planned} is not decided yet: run 'ffr generate' to go on")
-    decided = {interval: log.decided[interval] for interval in range(planned)}
+    decided = {commit.interval: commit for commit in log.commits() if commit.interval < planned}
     load = functools.partial(load_sidecar, store, columns=SETTLE_COLUMNS)
-    settled = settle(decided, load, revision, groups)
+    settled = settle(decided.values, load, revision, groups)
     _refuse_shortfall(settled)
     draft = _write_shards(store, groups, codec, decided, settled)
     for _ in in_order(functools.partial(confirm, store), [shard.object for shard in draft.shards], _HEADS_AT_ONCE):

@@ -11,7 +11,7 @@ Holds 30 bytes for each accepted candidate, and less than 60 at its peak.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,13 +62,15 @@ class _Accepted:
 
 
 def settle(
-    decided: Mapping[int, Commit], load: Callable[[Commit], pa.Table], revision: Revision, groups: Groups
+    decided: Callable[[], Iterable[Commit]], load: Callable[[Commit], pa.Table], revision: Revision, groups: Groups
 ) -> Settled:
-    """Select; ``load`` gives a commit's sidecar, ``SETTLE_COLUMNS`` at least, and is called from several threads."""
+    """Select. ``decided`` gives the commits by interval each time it is called; ``load`` gives a commit's sidecar,
+    ``SETTLE_COLUMNS`` at least, and is called from several threads.
+    """
     unknown = sorted(set(revision.quota) - set(groups.names))
     if unknown:
         raise ConflictError(f"the selection asks for {', '.join(unknown)}, which the recipe does not declare")
-    commits = [decided[interval] for interval in sorted(decided) if revision.considers(interval)]
+    commits = [commit for commit in decided() if revision.considers(commit.interval)]
     names = groups.names
     rejected: dict[str, Counter[str]] = {name: Counter() for name in names}
     for commit in commits:

@@ -44,7 +44,9 @@ class Decision:
     """Why not; of rejects only."""
     scores: Mapping[str, float] = field(default_factory=dict)
     pixels_blake2b: bytes | None = None
-    """Of the decoded stored image; this and the next three of accepted candidates only."""
+    """Of the decoded stored image; this and the next four of accepted candidates only."""
+    look: bytes | None = None
+    """Perceptual hash of 256 bits, where the plan asks for one."""
     sha256: bytes | None = None
     """Of the stored image file, 32 bytes."""
     offset: int | None = None

@@ -14,8 +14,9 @@ from ffr_dist.generate.worker import Worker, WorkSpec
 from ffr_dist.plan.document import read_rounds
 from ffr_dist.plan.rounds import Unfillable, Wait
 from ffr_dist.quota import Exact, Survivors
-from ffr_dist.shards.commit import CommitLog, abandon, publish
+from ffr_dist.shards.commit import abandon, publish
 from ffr_dist.shards.finish import finish
+from ffr_dist.shards.log import decided
 from ffr_dist.shards.verify import verify
 from ffr_dist.store import open_store
 
@@ -41,7 +42,7 @@ def test_the_set_has_exactly_its_quota(undisturbed):
     assert checked.ok, checked.problems
     rounds = [planned.round for planned in read_rounds(store)]
     assert len(rounds) > 1
-    assert all(commit.abandoned is None for commit in CommitLog(store).refresh())
+    assert all(commit.abandoned is None for commit in list(decided(store)))
 
 
 class Chaos:
@@ -209,7 +210,7 @@ def test_every_prefix_is_proportional_where_nothing_is_rejected(fresh_store, mak
     end = run_inline(Driver(store, GROUPS, quota, pinned()), make_worker(store))
     manifest = finish(store, GROUPS, CODEC, SIZE, planned=end.intervals)
     counts = dict.fromkeys(GROUPS.names, 0)
-    for commit in CommitLog(store).refresh():
+    for commit in list(decided(store)):
         for name, tally in commit.groups.items():
             counts[name] += tally.accepted
         assert max(counts.values()) - min(counts.values()) <= 1
@@ -259,7 +260,7 @@ def test_ctrl_c_leaves_a_store_that_the_next_run_finishes(fresh_store, make_work
 
     with pytest.raises(KeyboardInterrupt):
         run_inline(Driver(store, GROUPS, QUOTA, pinned()), make_worker(store, NoiseSampler(bad=BAD)), interrupt)
-    committed = CommitLog(store).refresh()
+    committed = list(decided(store))
     assert 3 <= len(committed) <= 5
     for commit in committed:
         for ref in (commit.tar, commit.sidecar):

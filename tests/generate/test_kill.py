@@ -12,7 +12,7 @@ import killed
 import pytest
 from noise import QUOTA, contents
 
-from ffr_dist.shards.commit import CommitLog
+from ffr_dist.shards.log import decided
 from ffr_dist.shards.verify import verify
 from ffr_dist.store import open_store
 
@@ -93,7 +93,7 @@ def die(target, folder, *args):
 def check_what_is_left(folder, *, finished):
     """Nothing half-visible: each commit's objects are whole, and there is a manifest only where all was done."""
     store = open_store(str(folder))
-    for commit in CommitLog(store).refresh():
+    for commit in decided(store):
         for ref in (commit.tar, commit.sidecar):
             if ref is not None:
                 body = store.get(ref.key)
@@ -103,7 +103,7 @@ def check_what_is_left(folder, *, finished):
 
 def check_the_next_run(folder, undisturbed):
     store = open_store(str(folder))
-    before = {commit.interval for commit in CommitLog(store).refresh()}
+    before = {commit.interval for commit in decided(store)}
     made = []
     manifest = killed.finished(store, lambda receipt: made.append(receipt.commit.interval))
     assert manifest == undisturbed[0]

@@ -2,13 +2,11 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from shard_outputs import Candidate, fresh_store, write_interval
+from shard_outputs import Candidate, write_interval
 
 from ffr_dist.errors import BrokenError, ConflictError
 from ffr_dist.shards import documents, layout
-from ffr_dist.shards.commit import Commit, CommitLog, GroupTally, ObjectRef, abandon, publish, read_commit
+from ffr_dist.shards.commit import Commit, GroupTally, ObjectRef, abandon, publish, read_commit
 
 
 def test_the_first_of_many_attempts_wins_for_all(store):
@@ -29,29 +27,6 @@ def test_a_commit_reads_back_as_it_was_written(store):
     commit = write_interval(store, 3, [Candidate("water_bird", 0), Candidate("land_bird", 0, "blank")])
     assert read_commit(store, 3) == commit
     assert commit.groups["land_bird"] == GroupTally(1, 0, {"blank": 1})
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.sets(st.integers(0, 12)), max_size=5))
-def test_the_log_is_what_was_committed_in_any_order(batches):
-    store = fresh_store()
-    log, seen = CommitLog(store), set()
-    for batch in batches:
-        for interval in batch:
-            publish(store, abandon(interval, "a", "x"))
-        assert [commit.interval for commit in log.refresh()] == sorted(batch - seen)
-        seen |= batch
-        assert set(log.decided) == seen
-        assert log.first_gap == min(set(range(14)) - seen)
-    assert log.refresh() == []
-
-
-def test_foreign_objects_decide_nothing(store):
-    for key in ("commits/readme.txt", "commits/00000001.json.bak", "commits/1.json", "commits/00000002/x.json"):
-        store.put(key, b"hello")
-    log = CommitLog(store)
-    assert log.refresh() == []
-    assert log.first_gap == 0
 
 
 REF = {"key": layout.tar_key(1, "a" * 64), "sha256": "a" * 64, "bytes": 5}
@@ -95,7 +70,7 @@ def test_the_good_one_below_is_good(store):
 def test_a_commit_that_contradicts_itself_is_damage(store, change):
     store.put(layout.commit_key(1), json.dumps(GOOD | change).encode())
     with pytest.raises(BrokenError, match=r"commits/00000001\.json"):
-        CommitLog(store).refresh()
+        read_commit(store, 1)
 
 
 def test_a_commit_of_another_protocol_is_refused(store):

@@ -8,7 +8,8 @@ from shard_outputs import GROUPS, Candidate, fresh_store, write_interval
 
 from ffr_dist.errors import BrokenError, ConflictError
 from ffr_dist.records import synthetic_key
-from ffr_dist.shards.commit import CommitLog, abandon, publish
+from ffr_dist.shards.commit import abandon, publish
+from ffr_dist.shards.log import CommitLog
 from ffr_dist.shards.selection import Revision
 from ffr_dist.shards.settle import SETTLE_COLUMNS, settle
 from ffr_dist.shards.sidecar import load_sidecar
@@ -61,7 +62,7 @@ def by_hand(intervals, revision):
 def settled_of(store, revision):
     log = CommitLog(store)
     log.refresh()
-    return settle(log.decided, functools.partial(load_sidecar, store, columns=SETTLE_COLUMNS), revision, GROUPS)
+    return settle(log.commits, functools.partial(load_sidecar, store, columns=SETTLE_COLUMNS), revision, GROUPS)
 
 
 @settings(max_examples=60, deadline=None)

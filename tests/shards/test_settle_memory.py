@@ -47,7 +47,7 @@ def peak_of(intervals):
     decided = {interval: commit(interval) for interval in range(intervals)}
     quota = dict.fromkeys(NAMES, intervals * PER_INTERVAL // 2 - 7)
     tracemalloc.start()
-    settled = settle(decided, rows, Revision(0, "exact", quota), GROUPS)
+    settled = settle(decided.values, rows, Revision(0, "exact", quota), GROUPS)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert settled.shortfall == {}
