@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import pytest
 
 from ffr_dist.errors import DataError
-from ffr_dist.store import list_inputs, open_input
+from ffr_dist.store import list_inputs, local_copy, open_input, open_store
 
 
 def test_a_folder_is_listed_with_paths_from_there(tmp_path):
@@ -41,3 +45,109 @@ def test_what_is_not_there_is_named(url):
 def test_an_empty_folder_is_named(tmp_path):
     with pytest.raises(DataError, match="holds no files"):
         list_inputs(str(tmp_path))
+
+
+@pytest.fixture
+def weights():
+    """A folder of weights in memory of its own."""
+    import fsspec
+
+    files = fsspec.filesystem("memory")
+    root = f"/{uuid.uuid4().hex}/sd15"
+    files.pipe({f"{root}/model_index.json": b"{}", f"{root}/unet/w.safetensors": b"w" * 5_000, f"{root}/empty": b""})
+    return files, root
+
+
+def content(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+WEIGHTS = {"model_index.json": b"{}", "unet/w.safetensors": b"w" * 5_000, "empty": b""}
+
+
+def test_weights_are_copied_once_and_again_when_they_change(weights, tmp_path, monkeypatch):
+    files, root = weights
+    copy = local_copy(f"memory:/{root}", tmp_path)
+    assert content(copy) == WEIGHTS
+    assert copy.parent == tmp_path
+    with monkeypatch.context() as patched:
+        patched.setattr(type(files), "get_file", None)  # whoever copies again fails
+        assert local_copy(f"memory:/{root}/", tmp_path) == copy
+    files.pipe(f"{root}/unet/w.safetensors", b"v" * 6_000)
+    newer = local_copy(f"memory:/{root}", tmp_path)
+    assert newer != copy
+    assert content(newer)["unet/w.safetensors"] == b"v" * 6_000
+    (newer / "empty").unlink()  # as after a crash of the machine
+    assert content(local_copy(f"memory:/{root}", tmp_path)) == content(newer) | {"empty": b""}
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([copy.name, newer.name])
+
+
+def test_many_processes_copy_to_the_same_place(weights, tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        copies = set(pool.map(lambda _: local_copy(f"memory:/{weights[1]}", tmp_path), range(16)))
+    assert len(copies) == 1
+    assert content(copies.pop()) == WEIGHTS
+
+
+def test_a_copy_that_fails_leaves_nothing(weights, tmp_path, monkeypatch):
+    def cut(self, source, target, **_):
+        Path(target).write_bytes(b"w")
+
+    monkeypatch.setattr(type(weights[0]), "get_file", cut)
+    with pytest.raises(DataError, match="changed while it was copied"):
+        local_copy(f"memory:/{weights[1]}", tmp_path)
+
+    def fail(self, source, target, **_):
+        Path(target).write_bytes(b"w")
+        raise OSError("connection reset")
+
+    monkeypatch.setattr(type(weights[0]), "get_file", fail)
+    with pytest.raises(DataError, match="connection reset"):
+        local_copy(f"memory:/{weights[1]}", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_local_folder_is_its_own_copy(tmp_path):
+    (tmp_path / "w").write_bytes(b"x")
+    assert (
+        local_copy(str(tmp_path), tmp_path / "cache")
+        == tmp_path
+        == local_copy(f"file://{tmp_path}", tmp_path / "cache")
+    )
+
+
+@pytest.mark.parametrize("name", ["../out", "a/../../out", "a\\..\\out", "a\nb"])
+def test_a_name_that_leaves_the_folder_is_refused(weights, tmp_path, monkeypatch, name):
+    files, root = weights
+    monkeypatch.setattr(type(files), "find", lambda self, where, detail: {f"{root}/{name}": {"size": 1}})
+    with pytest.raises(DataError, match="leaves the folder"):
+        local_copy(f"memory:/{root}", tmp_path / "cache")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_secret_in_a_url_is_not_repeated(tmp_path):
+    url = "http://user:SECRET@127.0.0.1:1/x?token=SECRET"
+    for call in (open_input, list_inputs, lambda url: local_copy(url, tmp_path)):
+        with pytest.raises(DataError, match=r"http://127\.0\.0\.1:1/x") as caught:
+            call(url)
+        assert "SECRET" not in str(caught.value)
+        assert caught.value.__cause__ is None
+
+
+@pytest.mark.store
+def test_data_and_weights_come_from_a_real_bucket(s3, tmp_path):
+    store = open_store(f"{s3.url}/weights/sd15")
+    for name, body in WEIGHTS.items():
+        store.put(name, body)
+    big = bytes(range(256)) * (12 << 12)
+    store.put("unet/big.safetensors", big)
+    url = f"{s3.url}/weights/sd15"
+    assert list_inputs(url) == {name: len(body) for name, body in WEIGHTS.items()} | {"unet/big.safetensors": len(big)}
+    with open_input(f"{url}/unet/w.safetensors") as opened:
+        assert opened.read() == WEIGHTS["unet/w.safetensors"]
+    copy = local_copy(url, tmp_path)
+    assert content(copy) == WEIGHTS | {"unet/big.safetensors": big}
+    assert local_copy(url, tmp_path) == copy
+    for call in (open_input, list_inputs):
+        with pytest.raises(DataError, match="nothing"):
+            call(f"{s3.url}/nothing")

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ffr_dist.errors import InputError, MissingError, StoreError
-from ffr_dist.store import local, open_store
+from ffr_dist.store import folder, open_store
 
 KINDS = ["folder", "memory"]
 slow_machine = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -143,7 +143,7 @@ def test_a_full_disk_is_an_error_that_names_the_key_and_leaves_nothing(tmp_path,
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(local.os, "fsync", full)
+    monkeypatch.setattr(folder.os, "fsync", full)
     with pytest.raises(StoreError, match=r"a/b.*No space"):
         store.put("a/b", b"x")
     monkeypatch.undo()
@@ -154,9 +154,10 @@ def test_a_full_disk_is_an_error_that_names_the_key_and_leaves_nothing(tmp_path,
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from ffr_dist.store import local
+from ffr_dist.store import folder
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
-local._publish(Path(sys.argv[1]) / "shards" / "x.tar", b"x" * 100_000, die)
+folder.os.replace = die
+folder.Folder(Path(sys.argv[1])).put("shards/x.tar", b"x" * 100_000)
 """
 
 

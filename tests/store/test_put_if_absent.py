@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ffr_dist.errors import MissingError, StoreError
-from ffr_dist.store import Mine, Store, Theirs, objects, open_store
+from ffr_dist.store import Mine, Store, StoreConfig, Theirs, open_store, retry
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -21,7 +21,7 @@ def url(request, tmp_path):
 
 @pytest.fixture
 def no_waiting(monkeypatch):
-    monkeypatch.setattr(objects, "_FIRST_WAIT_S", 0.0)
+    monkeypatch.setattr(retry, "_FIRST_S", 0.0)
 
 
 def test_of_many_threads_one_wins_and_all_agree(url):
@@ -113,15 +113,20 @@ def test_lost_replies_never_make_a_second_body(no_waiting, offers):
 def test_in_a_folder_too(no_waiting, tmp_path_factory, script):
     clean = open_store(str(tmp_path_factory.mktemp("store")))
     store = Store(clean.url, clean._backend, Unreliable(clean._writer, script))
-    try:
-        assert store.put_if_absent("a/b", b"mine") == Mine()
-    except StoreError:
-        assert script == ["refused before"] * 5
-        with pytest.raises(MissingError):
-            clean.get("a/b")
-    else:
-        assert clean.get("a/b") == b"mine"
-    assert clean.put_if_absent("a/b", b"late") == (Theirs(b"mine") if clean.get("a/b") == b"mine" else Mine())
+    assert store.put_if_absent("a/b", b"mine") == Mine()
+    assert clean.get("a/b") == b"mine"
+    assert clean.put_if_absent("a/b", b"late") == Theirs(b"mine")
+
+
+def test_a_store_that_stays_away_is_an_error_in_the_end_and_nothing_is_written(url):
+    clean = open_store(url)
+    broken = Unreliable(clean._writer, ["refused before"] * 1_000_000)
+    store = Store(clean.url, clean._backend, broken, config=StoreConfig(retry_s=0.3))
+    with pytest.raises(StoreError, match=r"k could not be written.*connection reset"):
+        store.put_if_absent("k", b"mine")
+    assert 1 < 1_000_000 - len(broken.script) < 1_000
+    with pytest.raises(MissingError):
+        clean.get("k")
 
 
 def test_racing_clients_with_lost_replies_agree(url, no_waiting):
