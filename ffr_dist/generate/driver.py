@@ -4,14 +4,18 @@ A driver holds only what the store says, so any number of them may come and go: 
 with the same pure function, and whoever is first to put a round or a commit is right for all. A caller (a loop in this
 process, or one over actors) asks for work, hands it to workers, and tells what came of it.
 
-Not thread-safe: one thread asks and tells. Beside the log of commits it keeps one byte an interval.
+Not thread-safe: one thread asks and tells. Beside the log of commits it keeps sums: its memory does not grow with what
+is made.
 """
 
 from __future__ import annotations
 
+import bisect
 import functools
+import itertools
+import uuid
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ffr_dist.errors import BrokenError
@@ -21,8 +25,9 @@ from ffr_dist.plan.document import Pinned, Planned, publish_round, read_rounds, 
 from ffr_dist.plan.rounds import Complete, Round, Settle, Tally, Unfillable, Wait, next_round
 from ffr_dist.quota import Exact, Quota, Survivors
 from ffr_dist.shards import layout
-from ffr_dist.shards.commit import Commit
+from ffr_dist.shards.commit import Commit, abandon, publish
 from ffr_dist.shards.log import CommitLog
+from ffr_dist.shards.segment import Segment, Sums, sums_of
 from ffr_dist.shards.selection import Revision, write_first_revision
 from ffr_dist.shards.settle import SETTLE_COLUMNS, Settled, settle
 from ffr_dist.shards.sidecar import load_sidecar
@@ -69,28 +74,44 @@ class Driver:
     """Plans one output and hands out its intervals.
 
     Building one plans round 0, or refuses where the output has other values pinned or another quota.
+
+    A driver that joins others gives an ``offset``: in each round it passes over so many undecided intervals at first
+    (of those there are, so any number will do), that they do not all make the same ones.
     """
 
-    def __init__(self, store: Store, groups: Groups, quota: Quota, pinned: Pinned) -> None:
+    def __init__(
+        self,
+        store: Store,
+        groups: Groups,
+        quota: Quota,
+        pinned: Pinned,
+        *,
+        near: int | None = None,
+        offset: int = 0,
+    ) -> None:
         self._store = store
         self._groups = groups
         self._pinned = pinned
+        self._offset = offset
         for name in quota.counts:
             groups.by_name(name)
         there = read_rounds(store)
         if there:  # before anything is written
             refuse_other(there[0].pinned, pinned)
-        self._revision = write_first_revision(store, quota)
+        self._revision = write_first_revision(store, quota, near)
         self._quota = _quota(self._revision)
-        self._log = CommitLog(store)
+        self._log = CommitLog(store, keep=True)
         self._rounds: list[Round] = []
         self._undecided: list[int] = []
         self._tallies: list[dict[str, Tally]] = []
         self._rejected: dict[str, Counter[str]] = {name: Counter() for name in groups.names}
-        self._is_decided = bytearray()
         self._abandoned = 0
-        self._cursor = 0
         self._again: deque[int] = deque()
+        self._fresh: Iterator[int] = iter(())
+        self._entered = 0
+        """Rounds that were begun to be handed out; the last of them by ``_fresh``."""
+        self._waiting: Wait | None = None
+        """The last answer, until a round is decided."""
         self._finished: Finished | None = None
         if not there:
             first = next_round(self._quota, [], [], pinned.interval_size)
@@ -106,51 +127,43 @@ class Driver:
         while self._finished is None:
             interval = self._take()
             if interval is not None:
-                return Work(interval, self._round_of(interval), self._pinned.interval_size)
-            step = self._plan()
+                return Work(interval, self._rounds[self._round_of(interval)], self._pinned.interval_size)
+            step = self._waiting or self._plan()
+            if isinstance(step, Wait):
+                self._waiting = step
             if not isinstance(step, Round):
                 return step
         return self._finished
 
     def committed(self, commit: Commit) -> None:
         """Count a commit that is known to stand: a receipt's. Twice does no harm."""
-        interval = commit.interval
-        if interval >= len(self._is_decided):
-            raise BrokenError(f"{layout.commit_key(interval)} decides an interval that no round plans; remove it")
-        if self._is_decided[interval]:
-            return
-        self._is_decided[interval] = True
-        self._log.add(commit)
-        number = self._round_of(interval).number
-        self._undecided[number] -= 1
-        self._abandoned += commit.abandoned is not None
-        tallies = self._tallies[number]
-        for group, found in commit.groups.items():
-            if group not in self._rejected:
-                raise BrokenError(f"{layout.commit_key(interval)} counts {group!r}, which is not declared; remove it")
-            tallies[group] = tallies.get(group, Tally()) + Tally(found.tried, found.accepted)
-            self._rejected[group].update(found.rejected)
+        self._need_round_of(commit.interval)
+        if commit.interval not in self._log:
+            self._log.add(commit)
+            self._count_commit(commit)
 
     def lost(self, interval: int) -> None:
         """The attempt at this interval came to nothing: hand it out again, before any other."""
         self._again.append(interval)
 
+    def abandon(self, interval: int, reason: str) -> Commit:
+        """Give an interval up, unless somebody committed it; what stands is counted and comes back."""
+        self._need_round_of(interval)
+        commit = publish(self._store, abandon(interval, uuid.uuid4().hex, reason))
+        self.committed(commit)
+        return commit
+
     def refresh(self) -> None:
-        """Take in what others have planned and committed."""
-        new: list[Commit] = []
-        self._log.refresh(new.append)
-        # Rounds after commits: whatever is committed was planned before.
-        for planned in read_rounds(self._store, len(self._rounds)):
-            self._add(planned.round)
-        for commit in new:
-            self.committed(commit)
+        """Take in what others have planned and committed: two listings behind the first gap, and what is new there."""
+        self._log.refresh(self._count_commit, self._count_segment)
+        self._read_rounds()
 
     def progress(self) -> Progress:
         """Counts so far; cheap."""
         return Progress(
             round=len(self._rounds) - 1,
-            planned=len(self._is_decided),
-            decided=len(self._is_decided) - sum(self._undecided),
+            planned=self._planned,
+            decided=self._planned - sum(self._undecided),
             abandoned=self._abandoned,
             groups={name: self._group(name) for name in self._groups.names},
         )
@@ -162,18 +175,79 @@ class Driver:
             planned=sum(planned.totals.get(name, 0) for planned in self._rounds),
             tried=tally.tried,
             accepted=tally.accepted,
-            rejected=dict(self._rejected[name]),
+            rejected=dict(+self._rejected[name]),
         )
+
+    @property
+    def _planned(self) -> int:
+        """The first interval that no round holds."""
+        return self._rounds[-1].end if self._rounds else 0
+
+    def _count_commit(self, commit: Commit) -> None:
+        self._need_round_of(commit.interval)
+        self._count(self._round_of(commit.interval), 1, sums_of(commit), layout.commit_key(commit.interval))
+
+    def _count_segment(self, first: int, segment: Segment) -> None:
+        stop = first + len(segment)
+        self._need_round_of(stop - 1)
+        for number, planned in enumerate(self._rounds):
+            start, end = max(first, planned.first_interval), min(stop, planned.end)
+            if start < end:
+                self._count(number, end - start, segment.part(start - first, end - first).sums(), layout.LOG)
+
+    def _count(self, number: int, intervals: int, sums: Sums, source: str) -> None:
+        """Count intervals of one round that are newly decided."""
+        unknown = sorted(set(sums.tried) - set(self._rejected))
+        if unknown:
+            raise BrokenError(f"{source} counts {', '.join(unknown)}, which is not declared; use another output")
+        self._undecided[number] -= intervals
+        if not self._undecided[number]:
+            self._waiting = None
+        self._abandoned += sums.abandoned
+        tallies = self._tallies[number]
+        for group, tried in sums.tried.items():
+            tallies[group] = tallies.get(group, Tally()) + Tally(tried, sums.accepted[group])
+            rejected = self._rejected[group]
+            for reason, count in sums.rejected[group].items():  # Counter.update is several times slower for so few
+                rejected[reason] += count
+
+    def _need_round_of(self, interval: int) -> None:
+        if interval >= self._planned:
+            self._read_rounds()  # whatever is committed was planned before
+        if interval >= self._planned:
+            raise BrokenError(f"{layout.commit_key(interval)} decides an interval that no round plans; remove it")
+
+    def _read_rounds(self) -> None:
+        for planned in read_rounds(self._store, len(self._rounds)):
+            self._add(planned.round)
 
     def _take(self) -> int | None:
         """An undecided interval that nobody works on for this driver; None if there is none."""
         while self._again:
             interval = self._again.popleft()
-            if not self._is_decided[interval]:
+            if interval not in self._log:
                 return interval
-        place = self._is_decided.find(0, self._cursor)
-        self._cursor = len(self._is_decided) if place < 0 else place + 1
-        return place if place >= 0 else None
+        while True:
+            fresh = next(self._fresh, None)
+            if fresh is not None or self._entered == len(self._rounds):
+                return fresh
+            self._fresh = self._hand_out(self._rounds[self._entered])
+            self._entered += 1
+
+    def _hand_out(self, planned: Round) -> Iterator[int]:
+        """The undecided intervals of a round, each once, begun at the offset and around."""
+        start = planned.first_interval
+        undecided = self._undecided[planned.number]
+        if self._offset and undecided:
+            skipped = self._gaps(start, planned.end)
+            start = next(itertools.islice(skipped, self._offset % undecided, None))
+        yield from self._gaps(start, planned.end)
+        yield from self._gaps(planned.first_interval, start)
+
+    def _gaps(self, start: int, stop: int) -> Iterator[int]:
+        while (place := self._log.gap(start, stop)) is not None:
+            yield place
+            start = place + 1
 
     def _plan(self) -> Round | Wait | Finished | Unfillable:
         """The next round, put into the store, or why there is none."""
@@ -187,7 +261,7 @@ class Driver:
             settled = self._settle()
             step = next_round(self._quota, self._rounds, tallies, size, settled.shortfall)
             if isinstance(step, Complete):
-                self._finished = Finished(len(self._is_decided), settled)
+                self._finished = Finished(self._planned, settled)
                 return self._finished
         if isinstance(step, Round):
             step = publish_round(self._store, Planned(step)).round
@@ -197,24 +271,28 @@ class Driver:
         return step
 
     def _settle(self) -> Settled:
-        if self._log.first_gap < len(self._is_decided):
-            raise BrokenError(f"{self._store.url} has lost commits that were there; restore {layout.COMMITS}/")
         load = functools.partial(load_sidecar, self._store, columns=SETTLE_COLUMNS)
         return settle(self._log.commits, load, self._revision, self._groups)
 
     def _add(self, planned: Round) -> None:
-        if planned.number != len(self._rounds) or planned.first_interval != len(self._is_decided):
+        if planned.number != len(self._rounds) or planned.first_interval != self._planned:
             raise BrokenError(
                 f"{layout.round_key(planned.number)} does not go on where round {len(self._rounds) - 1} ends; "
                 "restore it or use another output"
             )
+        if planned.intervals != -(-planned.size // self._pinned.interval_size):
+            raise BrokenError(
+                f"{layout.round_key(planned.number)} cuts {planned.size:,} candidates into {planned.intervals:,} intervals, "
+                "which does not add up; restore it or use another output"
+            )
         self._rounds.append(planned)
         self._undecided.append(planned.intervals)
         self._tallies.append({})
-        self._is_decided.extend(bytes(planned.intervals))
+        self._waiting = None
 
-    def _round_of(self, interval: int) -> Round:
-        return next(planned for planned in reversed(self._rounds) if planned.first_interval <= interval)
+    def _round_of(self, interval: int) -> int:
+        """The number of an interval's round."""
+        return bisect.bisect_right(self._rounds, interval, key=lambda planned: planned.first_interval) - 1
 
 
 def _quota(revision: Revision) -> Quota:

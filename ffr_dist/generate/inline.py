@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Protocol, TypeVar
 
-from ffr_dist.generate.driver import Driver, Finished
 from ffr_dist.generate.work import Receipt, Work
 from ffr_dist.generate.worker import Worker
-from ffr_dist.plan.rounds import Unfillable, Wait
+from ffr_dist.plan.rounds import Wait
+from ffr_dist.shards.commit import Commit
 
 _AT_ONCE = 2
 """One interval on the device, one on its way to the store."""
 
 
-def run_inline(
-    driver: Driver, worker: Worker, on_receipt: Callable[[Receipt], None] | None = None
-) -> Finished | Unfillable:
+End_co = TypeVar("End_co", covariant=True)
+
+
+class Source(Protocol[End_co]):
+    """A driver, or what stands before one."""
+
+    def next(self) -> Work | Wait | End_co: ...
+    def committed(self, commit: Commit) -> None: ...
+
+
+def run_inline(driver: Source[End_co], worker: Worker, on_receipt: Callable[[Receipt], None] | None = None) -> End_co:
     """Make everything that the driver asks for.
 
     On an error or Ctrl-C the worker is stopped, and what is committed by then stands; the same call with a new driver

@@ -5,6 +5,13 @@ being worked on, so that workers seldom wait; partial results of round n are nev
 plans the same, whatever it has seen of it. Only where round n is expected to cover everything is its end awaited, and
 the same before a group is given up.
 
+Every run ends. Mostly a round is at most twice the largest before it, and the one that should be enough is. But what was
+accepted says little about a generator that runs out of different images or of sources: each round that should have been
+enough for a group and was not doubles what the next one gives it, so that HOPELESS_FACTOR is reached in few rounds.
+
+Candidates of abandoned intervals count as asked for and not as tried: the rounds after make up an exact quota's. Survivors
+have one try each and nothing is made up, neither for them.
+
 All arithmetic is on integers: a plan does not depend on a machine's floating point.
 """
 
@@ -22,7 +29,9 @@ PILOT_PER_GROUP = 200
 HOPELESS_TRIES = 2_000
 """A group without one accepted image after so many tries is given up."""
 HOPELESS_FACTOR = 50
-"""So is one that took more than this many tries for each image of its quota."""
+"""So is one that took more than this many candidates for each image of its quota."""
+MOST_ROUNDS = 1_000
+"""Their numbers have three digits. Only a group that every worker abandons comes so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +123,7 @@ def next_round(
             return _round(rounds, rest, interval_size)
     else:
         ahead = _planned_ahead(quota.counts, rounds, tallies)
-        if ahead is not None:
+        if ahead is not None and len(rounds) < MOST_ROUNDS:
             return _round(rounds, ahead, interval_size)
     for number, tally in enumerate(tallies):
         if tally is None:
@@ -152,9 +161,9 @@ def _planned_ahead(
         tally = known[group]
         expected = rounds[-1].totals.get(group, 0) * (tally.accepted + 1) // (tally.tried + 2)
         missing[group] = max(0, count - tally.accepted - expected)
-    if not any(missing.values()) or _hopeless(wanted, missing, known):
+    if not any(missing.values()) or _hopeless(wanted, missing, known, rounds[:-1]):
         return None
-    return _top_up(rounds, missing, known)
+    return _top_up(wanted, missing, known, rounds, finished)
 
 
 def _after_all(
@@ -165,7 +174,8 @@ def _after_all(
     shortfall: Mapping[str, int] | None,
 ) -> Next:
     """What follows where every interval is decided."""
-    known = _sum(wanted, tallies)
+    finished = [tally for tally in tallies if tally is not None]
+    known = _sum(wanted, finished)
     missing = {group: max(0, count - known[group].accepted) for group, count in wanted.items()}
     if not any(missing.values()):
         if shortfall is None:
@@ -175,8 +185,10 @@ def _after_all(
         known |= {group: Tally(known[group].tried, wanted[group] - lost) for group, lost in missing.items() if lost}
     if not any(missing.values()):
         return Complete()
-    hopeless = _hopeless(wanted, missing, known)
-    return Unfillable(hopeless) if hopeless else _round(rounds, _top_up(rounds, missing, known), interval_size)
+    hopeless = _hopeless(wanted, missing, known, rounds)
+    if hopeless:
+        return Unfillable(hopeless)
+    return _round(rounds, _top_up(wanted, missing, known, rounds, finished), interval_size)
 
 
 def _pilot(wanted: Mapping[str, int]) -> dict[str, int]:
@@ -184,13 +196,34 @@ def _pilot(wanted: Mapping[str, int]) -> dict[str, int]:
     return apportion(min(sum(wanted.values()), PILOT_PER_GROUP * asked), wanted)
 
 
-def _top_up(rounds: Sequence[Round], missing: Mapping[str, int], known: Tallies) -> dict[str, int]:
+def _top_up(
+    wanted: Mapping[str, int],
+    missing: Mapping[str, int],
+    known: Tallies,
+    rounds: Sequence[Round],
+    finished: Sequence[Tallies],
+) -> dict[str, int]:
     """Candidates by missing images over acceptance, at most twice the largest round so far."""
     needed = {
-        group: -(-count * (known[group].tried + 2) // (known[group].accepted + 1)) for group, count in missing.items()
+        group: -(-count * (known[group].tried + 2) // (known[group].accepted + 1))
+        << _disappointments(group, wanted[group], finished)
+        for group, count in missing.items()
     }
     most = 2 * max(earlier.size for earlier in rounds)
     return needed if sum(needed.values()) <= most else apportion(most, needed)
+
+
+def _disappointments(group: str, wanted: int, finished: Sequence[Tallies]) -> int:
+    """How many rounds should have been enough for a group that still lacks images."""
+    count, before = 0, Tally()
+    for tallies in finished:
+        here = tallies.get(group, Tally())
+        after = before + here
+        expected = before.accepted + here.tried * (before.accepted + 1) // (before.tried + 2)
+        # One that began with enough accepted was to make up for what settling had dropped.
+        count += bool(here.tried) and expected >= wanted and (before.accepted >= wanted or after.accepted < wanted)
+        before = after
+    return count
 
 
 def _round(rounds: Sequence[Round], totals: dict[str, int], interval_size: int) -> Round:
@@ -203,21 +236,23 @@ def _round(rounds: Sequence[Round], totals: dict[str, int], interval_size: int) 
     )
 
 
-def _hopeless(wanted: Mapping[str, int], missing: Mapping[str, int], known: Tallies) -> dict[str, str]:
+def _hopeless(
+    wanted: Mapping[str, int], missing: Mapping[str, int], known: Tallies, rounds: Sequence[Round]
+) -> dict[str, str]:
+    """Why to give up, of each group that should be. ``rounds`` are those that ``known`` counts."""
     reasons = {}
     for group, count in missing.items():
         tally = known[group]
+        asked = sum(planned.totals.get(group, 0) for planned in rounds)
+        told = f"{asked:,} candidates"
+        if asked > tally.tried:
+            told += f" ({asked - tally.tried:,} of them in abandoned intervals)"
         if count and tally.tried >= HOPELESS_TRIES and not tally.accepted:
-            reasons[group] = f"none of {tally.tried:,} candidates was accepted"
-        elif count and tally.tried > max(HOPELESS_TRIES, HOPELESS_FACTOR * wanted[group]):
-            reasons[group] = (
-                f"only {tally.accepted:,} of {tally.tried:,} candidates count, {wanted[group]:,} are asked for"
-            )
+            reasons[group] = f"none of {told} was accepted"
+        elif count and (asked > max(HOPELESS_TRIES, HOPELESS_FACTOR * wanted[group]) or len(rounds) >= MOST_ROUNDS):
+            reasons[group] = f"only {tally.accepted:,} of {told} count, {wanted[group]:,} are asked for"
     return reasons
 
 
-def _sum(groups: Mapping[str, int], tallies: Sequence[Tallies | None]) -> dict[str, Tally]:
-    return {
-        group: sum((tally[group] for tally in tallies if tally is not None and group in tally), Tally())
-        for group in groups
-    }
+def _sum(groups: Mapping[str, int], tallies: Sequence[Tallies]) -> dict[str, Tally]:
+    return {group: sum((tally[group] for tally in tallies if group in tally), Tally()) for group in groups}

@@ -50,6 +50,7 @@ class Commit:
     groups: Mapping[str, GroupTally]
     environment: Mapping[str, str]
     seconds: float
+    """How long its worker's device was at it, from the first batch to the last."""
     abandoned: str | None = None
     """Why, where the interval is given up."""
 

@@ -10,7 +10,7 @@ import json
 from typing import Annotated, Any, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from ffr_dist.errors import BrokenError, ConfigError, ConflictError
 from ffr_dist.records import PROTOCOL
@@ -20,7 +20,7 @@ T = TypeVar("T")
 CLOSED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 """Goes into ``__pydantic_config__`` of each document class."""
 
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -47,7 +47,7 @@ def from_bytes(kind: type[T], body: bytes, source: str) -> T:
         )
     try:
         # Through JSON, where strict mode still takes a list for a tuple.
-        document: T = _adapter(kind).validate_json(json.dumps(data))
+        document: T = _adapter(kind).validate_json(to_json(data))
     except (ValidationError, ConfigError, ValueError, RecursionError) as error:
         raise BrokenError(f"{source} is damaged: {_first_line(error)}; restore it or use another output") from error
     return document

@@ -33,6 +33,7 @@ _SHARD = re.compile(rf"{SHARDS}/(\d{{8}})-([0-9a-f]{{12}})\.(tar|parquet)\Z", re
 _SELECTION = re.compile(rf"{SELECTION}/(\d{{4}})\.json\Z", re.ASCII)
 _MANIFEST = re.compile(rf"{MANIFESTS}/(\d{{4}})\.json\Z", re.ASCII)
 _INDEX = re.compile(rf"{MANIFESTS}/(\d{{4}})-([0-9a-f]{{12}})\.index\.parquet\Z", re.ASCII)
+_SEGMENT = re.compile(rf"{LOG}/(\d{{8}})\.parquet\Z", re.ASCII)
 _ROUND = re.compile(rf"{PLAN}/round-(\d{{3}})\.json\Z", re.ASCII)
 
 
@@ -103,6 +104,16 @@ def interval_of_shard(key: str, sha256: str, ending: str) -> int | None:
     return int(match[1])
 
 
+def interval_of_object(key: str) -> int | None:
+    """The interval of a tar or a sidecar, by its name alone."""
+    return _first_number(_SHARD, key)
+
+
+def revision_of_some_index(key: str) -> int | None:
+    """The revision of an index, by its name alone."""
+    return _first_number(_INDEX, key)
+
+
 def revision_of_selection(key: str) -> int | None:
     return _first_number(_SELECTION, key)
 
@@ -115,6 +126,11 @@ def revision_of_index(key: str, sha256: str) -> int | None:
     """The revision of an index whose key agrees with its hash."""
     match = _INDEX.match(key)
     return int(match[1]) if match is not None and match[2] == sha256[:_HASH] else None
+
+
+def number_of_log(key: str) -> int | None:
+    """The number of a segment of the log."""
+    return _first_number(_SEGMENT, key)
 
 
 def number_of_round(key: str) -> int | None:

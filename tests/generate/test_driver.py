@@ -1,5 +1,8 @@
 import random
+import tracemalloc
+from unittest import mock
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +17,8 @@ from ffr_dist.generate.worker import Worker, WorkSpec
 from ffr_dist.plan.document import read_rounds
 from ffr_dist.plan.rounds import Unfillable, Wait
 from ffr_dist.quota import Exact, Survivors
-from ffr_dist.shards.commit import abandon, publish
+from ffr_dist.shards import layout
+from ffr_dist.shards.commit import Commit, GroupTally, ObjectRef, abandon, publish
 from ffr_dist.shards.finish import finish
 from ffr_dist.shards.log import decided
 from ffr_dist.shards.verify import verify
@@ -56,7 +60,7 @@ class Chaos:
         self.flying = []
 
     def driver(self):
-        return Driver(self.store, GROUPS, QUOTA, pinned())
+        return Driver(self.store, GROUPS, QUOTA, pinned(), offset=self.rng.choice([0, 1, 7, 10**9]))
 
     def run(self):
         for _ in range(5_000):
@@ -105,11 +109,15 @@ _stores = iter(range(10**9))
 def test_however_many_drivers_and_workers_and_whatever_is_lost(undisturbed, seed, drivers, workers):
     manifest, objects = undisturbed
     store = open_store(f"memory://driver-chaos-{next(_stores)}")
-    chaos = Chaos(store, seed, drivers, workers)
-    try:
-        end = chaos.run()
-    finally:
-        chaos.close()
+    with mock.patch("ffr_dist.shards.log.SEGMENT", 3):
+        chaos = Chaos(store, seed, drivers, workers)
+        try:
+            end = chaos.run()
+        finally:
+            chaos.close()
+        assert list(store.list("log"))
+        chaos.drivers[0].refresh()
+        assert Driver(store, GROUPS, QUOTA, pinned()).progress() == chaos.drivers[0].progress()
     assert finish(store, GROUPS, CODEC, SIZE, planned=end.intervals) == manifest
     assert contents(store) == objects
 
@@ -168,6 +176,27 @@ def test_images_that_are_all_the_same_are_a_shortfall(fresh_store, make_worker):
     assert len(read_rounds(store)) > 1
 
 
+def test_a_generator_of_one_image_ends_in_words(fresh_store, make_worker):
+    store = fresh_store()
+    pins = pinned(batch=64, images_per_shard=512)
+    driver = Driver(store, GROUPS, Exact({"red_cat": 40, "red_dog": 40}), pins)
+    end = run_inline(driver, make_worker(store, NoiseSampler(bad={"red_dog": {"copy": 1.0}}), pins=pins))
+    assert isinstance(end, Unfillable)
+    assert end.groups.keys() == {"red_dog"}
+    assert "only 1 of" in end.groups["red_dog"]
+    assert len(read_rounds(store)) < 20
+    assert driver.next() == end
+
+
+def test_survivors_of_an_abandoned_interval_are_not_made_up(fresh_store, make_worker):
+    store = fresh_store()
+    driver = Driver(store, GROUPS, Survivors({"red_cat": 50}), pinned())
+    driver.abandon(driver.next().interval, "three failures")
+    end = run_inline(driver, make_worker(store))
+    assert isinstance(end, Finished)
+    assert end.settled.counts["red_cat"] == 50 - 16
+
+
 def test_survivors_are_tried_once_and_kept(fresh_store, make_worker):
     store = fresh_store()
     quota = Survivors({"red_cat": 50, "blue_dog": 20})
@@ -177,6 +206,98 @@ def test_survivors_are_tried_once_and_kept(fresh_store, make_worker):
     assert tried == {"red_cat": 50, "red_dog": 0, "blue_cat": 0, "blue_dog": 20}
     manifest = finish(store, GROUPS, CODEC, SIZE, planned=end.intervals)
     assert 0 < manifest.groups["red_cat"] < 50
+
+
+def test_an_interval_is_abandoned_unless_somebody_made_it(fresh_store, make_worker):
+    store = fresh_store()
+    driver = Driver(store, GROUPS, QUOTA, pinned())
+    first, second = driver.next(), driver.next()
+    made = make_worker(store).make(first).commit
+    assert driver.abandon(first.interval, "three failures") == made
+    given_up = driver.abandon(second.interval, "three failures")
+    assert given_up.abandoned == "three failures"
+    assert driver.abandon(second.interval, "again") == given_up
+    progress = driver.progress()
+    assert (progress.decided, progress.abandoned) == (2, 1)
+    assert {work.interval for work in iter_work(driver)} == {2, 3, 4}
+    with pytest.raises(BrokenError, match="00000099"):
+        driver.abandon(99, "no such interval")
+    assert not store.exists("commits/00000099.json")
+
+
+def iter_work(driver):
+    while isinstance(step := driver.next(), Work):
+        yield step
+
+
+WIDE = Exact(dict.fromkeys(GROUPS.names, 200))
+"""Its first round has 50 intervals."""
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.sets(st.integers(0, 48)), st.integers(0, 10**6))
+def test_an_offset_turns_the_order_and_leaves_nothing_out(done, offset):
+    store = open_store(f"memory://driver-offset-{next(_stores)}")
+    for interval in done:
+        publish(store, abandon(interval, "a", "x"))
+    Driver(store, GROUPS, WIDE, pinned())
+    open_ones = [interval for interval in range(50) if interval not in done]
+    order = [work.interval for work in iter_work(Driver(store, GROUPS, WIDE, pinned(), offset=offset))]
+    turn = offset % len(open_ones)
+    assert order == open_ones[turn:] + open_ones[:turn]
+
+
+def test_drivers_of_different_offsets_make_different_intervals(fresh_store):
+    store = fresh_store()
+    one, two = (Driver(store, GROUPS, WIDE, pinned(), offset=offset) for offset in (0, 25))
+    for _ in range(25):
+        for driver in (one, two):
+            driver.committed(publish(store, counted(driver.next().interval)))
+    assert len(list(store.list("commits"))) == 50
+    for driver in (one, two):
+        driver.refresh()
+        assert driver.progress().decided == 50
+
+
+def counted(interval, names=GROUPS.names):
+    """A commit as of a worker that accepted nearly everything."""
+    tar, sidecar = f"{interval:064x}", f"{interval + 10**9:064x}"
+    return Commit(
+        interval=interval,
+        attempt=f"attempt-{interval}",
+        tar=ObjectRef(layout.tar_key(interval, tar), tar, 1_000),
+        sidecar=ObjectRef(layout.sidecar_key(interval, sidecar), sidecar, 1_000),
+        groups={name: GroupTally(4, 3, {"blank": 1}) for name in names},
+        environment={"gpu": "none"},
+        seconds=1.0,
+    )
+
+
+def test_a_commit_of_an_unknown_group_is_told(fresh_store):
+    driver = Driver(fresh_store(), GROUPS, WIDE, pinned())
+    with pytest.raises(BrokenError, match="green_cat"):
+        driver.committed(counted(0, ("green_cat",)))
+
+
+def test_memory_does_not_grow_with_what_is_made(tmp_path):
+    """What a decided interval leaves behind is a byte, and its share of a segment in the store."""
+    rng = random.Random(0)
+    held, flying, handed_out = [], [], 0
+    with mock.patch("ffr_dist.shards.log.SEGMENT", 64):
+        driver = Driver(open_store(str(tmp_path)), GROUPS, Exact(dict.fromkeys(GROUPS.names, 10**6)), pinned())
+        tracemalloc.start()
+        try:
+            for stop in (1_024, 3_072):  # each ends with nothing in flight, and a whole segment
+                while handed_out < stop or flying:
+                    while handed_out < stop and len(flying) < 200 and isinstance(step := driver.next(), Work):
+                        flying.append(step.interval)
+                        handed_out += 1
+                    driver.committed(counted(flying.pop(rng.randrange(len(flying)))))
+                held.append(tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes())
+        finally:
+            tracemalloc.stop()
+    assert driver.progress().decided == stop
+    assert held[1] - held[0] < 60_000  # 30 bytes an interval, where a folded commit has 150
 
 
 def test_an_abandoned_interval_is_made_up(fresh_store, make_worker):

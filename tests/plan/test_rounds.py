@@ -33,8 +33,12 @@ def tally_of(planned, rates, seed):
     return tallies
 
 
-def drive(quota, rates, seed, rng, *, duplicates=0):
-    """Play a run: rounds are asked for at random moments, decided one after the other; returns (rounds, ending)."""
+def drive(quota, rates, seed, rng, *, duplicates=0, tally_of=tally_of, unique=None):
+    """Play a run: rounds are asked for at random moments, decided one after the other; returns (rounds, ending).
+
+    ``unique`` says how many of so many accepted images settling keeps.
+    """
+    unique = unique or (lambda accepted: max(0, accepted - duplicates))
     rounds, tallies, decided = [], [], 0
     shortfall = None
     for _ in range(10_000):
@@ -50,8 +54,7 @@ def drive(quota, rates, seed, rng, *, duplicates=0):
             if isinstance(quota, Survivors):
                 shortfall = {}
             else:
-                unique = {g: max(0, total[g] - duplicates) if total[g] else 0 for g in total}
-                shortfall = {g: n - unique[g] for g, n in quota.counts.items() if unique[g] < n}
+                shortfall = {g: n - unique(total[g]) for g, n in quota.counts.items() if unique(total[g]) < n}
             continue
         elif isinstance(step, Complete | Unfillable):
             assert decided == len(rounds)
@@ -101,6 +104,69 @@ def test_every_driver_plans_the_same_whatever_it_has_seen(counts, data, seed, ot
     two = drive(Exact(counts), rates, seed, random.Random(other), duplicates=duplicates)
     assert one[0] == two[0]
     assert one[2] == two[2]
+
+
+def assert_bounded(counts, rounds):
+    """Whatever comes of the candidates, a run ends after rounds and candidates that its quota bounds."""
+    limit = sum(max(2_000, 50 * count) for count in counts.values() if count)
+    assert sum(planned.size for planned in rounds) <= 7 * limit
+    assert len(rounds) <= 60
+
+
+@settings(deadline=None, max_examples=60)
+@given(quotas, st.data(), st.integers(0, 2**31))
+def test_rounds_and_candidates_are_bounded_whatever_is_accepted(counts, data, seed):
+    """Groups that accept a first few and then no more, at rates from 0 on, some of them in abandoned intervals."""
+    rates = {g: data.draw(st.sampled_from([0.0, 0.001, 0.03, 0.7, 1.0])) for g in counts}
+    last = {g: data.draw(st.sampled_from([0, 1, max(0, counts[g] - 1), counts[g], 10**9])) for g in counts}
+    lost = data.draw(st.sampled_from([0.0, 0.3]))
+    rng = random.Random(seed)
+
+    def outcome(planned, rates, seed):
+        tallies = {}
+        for group, count in planned.totals.items():
+            tried = sum(rng.random() >= lost for _ in range(min(count, 5)))
+            tried = count * tried // 5 if count >= 5 else tried
+            accepted = min(
+                int(np.random.default_rng([seed, planned.number]).binomial(tried, rates[group])), last[group]
+            )
+            last[group] -= accepted
+            tallies[group] = Tally(tried, accepted)
+        return tallies
+
+    rounds, _, end = drive(Exact(counts), rates, seed, rng, tally_of=outcome)
+    assert_bounded(counts, rounds)
+    if isinstance(end, Unfillable):
+        assert all(reason for reason in end.groups.values())
+
+
+@settings(deadline=None, max_examples=60)
+@given(quotas, st.data(), st.sampled_from([0, 1, 20, 3_999]), st.integers(0, 9))
+def test_a_generator_that_runs_out_of_different_images_is_told(counts, data, different, seed):
+    rates = {g: data.draw(st.sampled_from([0.3, 1.0])) for g in counts}
+
+    def outcome(planned, rates, seed):
+        return {g: Tally(count, int(count * rates[g])) for g, count in planned.totals.items()}
+
+    rounds, _, end = drive(
+        Exact(counts),
+        rates,
+        seed,
+        random.Random(seed),
+        tally_of=outcome,
+        unique=lambda accepted: min(accepted, different),
+    )
+    assert_bounded(counts, rounds)
+    assert isinstance(end, Unfillable) == (max(counts.values()) > different)
+
+
+@pytest.mark.parametrize("quota", [Exact({"a": 300, "b": 100}), Exact({"a": 1})])
+def test_intervals_that_are_always_abandoned_end_in_words_too(quota):
+    rounds, _, end = drive(quota, {}, 0, random.Random(0), tally_of=lambda planned, rates, seed: {})
+    assert isinstance(end, Unfillable)
+    assert set(end.groups) == set(quota.counts)
+    assert "abandoned" in end.groups["a"]
+    assert len(rounds) <= 1_000
 
 
 @given(quotas)

@@ -59,6 +59,7 @@ def test_the_good_one_below_is_good(store):
         {"tar": REF | {"key": layout.tar_key(2, "a" * 64)}},
         {"tar": REF | {"sha256": "c" * 64}},
         {"tar": REF | {"bytes": -1}},
+        {"tar": REF | {"bytes": 2**63}},
         {"sidecar": REF},
         {"groups": {"g": {"tried": 3, "accepted": 1, "rejected": {}}}},
         {"groups": {"g": {"tried": 0, "accepted": 0, "rejected": {}}}},
