@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -58,8 +59,21 @@ def synthetic_key(group: str, k: int) -> str:
     return f"{group}-{k:08d}"
 
 
+_SYNTHETIC_KEY = re.compile(r"([a-z0-9_]+)-(\d{8})\Z", re.ASCII)
+
+
+def parse_synthetic_key(key: str) -> tuple[str, int] | None:
+    """The (group, k) that ``key`` names; None where it is no such key."""
+    match = _SYNTHETIC_KEY.match(key)
+    return (match[1], int(match[2])) if match is not None else None
+
+
 def imported_key(split: str, row: int) -> str:
     return f"{split}-{row:08d}"
+
+
+_dump = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+"""``json.dumps`` would build an encoder for each image, which takes twice as long as to use it."""
 
 
 def sample_json(
@@ -85,4 +99,4 @@ def sample_json(
         "name": name,
     }
     present = {name: value for name, value in values.items() if value is not None}
-    return json.dumps(present, sort_keys=True, separators=(",", ":")).encode()
+    return _dump(present).encode()

@@ -50,9 +50,22 @@ def encode(pixels: NDArray[np.uint8], codec: CodecConfig) -> bytes:
     """The image file of (height, width, 3) uint8 pixels."""
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise DataError(f"pixels are {pixels.dtype} {pixels.shape}; an image file takes uint8 (height, width, 3)")
+    return _save(Image.fromarray(np.ascontiguousarray(pixels)), codec)
+
+
+def encode_planes(planes: NDArray[np.uint8], codec: CodecConfig) -> bytes:
+    """As :func:`encode`, for (3, height, width), the layout of samplers: the same bytes, and no copy by numpy, whose
+    change of layout takes longer than the JPEG itself.
+    """
+    if planes.ndim != 3 or len(planes) != 3 or planes.dtype != np.uint8 or not planes.size:
+        raise DataError(f"pixels are {planes.dtype} {planes.shape}; planes of an image are uint8 (3, height, width)")
+    return _save(Image.merge("RGB", [Image.fromarray(plane) for plane in planes]), codec)
+
+
+def _save(image: Image.Image, codec: CodecConfig) -> bytes:
     options: dict[str, Any] = {} if codec.format == "png" else {"quality": codec.quality}
     out = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(out, _PILLOW_NAMES[codec.format], **options)
+    image.save(out, _PILLOW_NAMES[codec.format], **options)
     return out.getvalue()
 
 
@@ -67,7 +80,7 @@ def decode(body: bytes, *, max_pixels: int = 64_000_000) -> NDArray[np.uint8]:
         width, height = image.size
         if width * height > max_pixels:
             raise DataError(f"the image has {width}×{height} pixels where {max_pixels:,} are allowed; resize it")
-        return np.array(image.convert("RGB"))
+        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except _UNREADABLE as error:
         raise DataError(f"not a readable image ({error or type(error).__name__}); replace or remove it") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -52,37 +53,40 @@ def write_imported(
     if standing is not None:
         copy_manifest(store, standing)
         return standing
-    index = IndexWriter()
+    out = io.BytesIO()
     digest_rows: list[pa.Table] = []
     shards: list[ShardRef] = []
     counts = dict.fromkeys(groups.names, 0)
     row = 0
-    for batch in _batches(samples, images_per_shard):
-        keys = [imported_key(split_name, row + place) for place in range(len(batch))]
-        names = [group.name for group, _, _ in batch]
-        for (group, _, name), key in zip(batch, keys, strict=True):
-            if groups.by_name(group.name) != group:
-                raise DataError(f"{name} ({key}) is of a group {group.name} with other labels than the declared one")
-            counts[group.name] += 1
-        shard, offsets = _write_shard(store, len(shards), keys, batch)
-        rows = index_rows(
-            shard=len(shards),
-            offsets=offsets,
-            sizes=[len(body) for _, body, _ in batch],
-            keys=keys,
-            group_names=names,
-            groups=groups,
-            source="real",
-            names=[name for _, _, name in batch],
-        )
-        index.add(rows)
-        columns = {"key": keys, "group": names, "sha256": [hashlib.sha256(body).digest() for _, body, _ in batch]}
-        digest_rows.append(pa.Table.from_pydict(columns, schema=DIGEST_ROWS))
-        shards.append(shard)
-        row += len(batch)
+    with IndexWriter(out) as index:
+        for batch in _batches(samples, images_per_shard):
+            keys = [imported_key(split_name, row + place) for place in range(len(batch))]
+            names = [group.name for group, _, _ in batch]
+            for (group, _, name), key in zip(batch, keys, strict=True):
+                if groups.by_name(group.name) != group:
+                    raise DataError(
+                        f"{name} ({key}) is of a group {group.name} with other labels than the declared one"
+                    )
+                counts[group.name] += 1
+            shard, offsets = _write_shard(store, len(shards), keys, batch)
+            rows = index_rows(
+                shard=len(shards),
+                offsets=offsets,
+                sizes=[len(body) for _, body, _ in batch],
+                keys=keys,
+                group_names=names,
+                groups=groups,
+                source="real",
+                names=[name for _, _, name in batch],
+            )
+            index.add(rows)
+            columns = {"key": keys, "group": names, "sha256": [hashlib.sha256(body).digest() for _, body, _ in batch]}
+            digest_rows.append(pa.Table.from_pydict(columns, schema=DIGEST_ROWS))
+            shards.append(shard)
+            row += len(batch)
     if not shards:
         raise DataError(f"split {split_name} has no sample, so there is nothing to import; check its table and folder")
-    body = index.close()
+    body = out.getvalue()
     sha256 = hashlib.sha256(body).hexdigest()
     ref = ObjectRef(layout.index_key(0, sha256), sha256, len(body))
     store.put(ref.key, body)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
+from types import TracebackType
+from typing import BinaryIO, Self
 
 import numpy as np
 import pyarrow as pa
@@ -55,12 +56,13 @@ def index_rows(
 
 
 class IndexWriter:
-    """Collects rows shard by shard; holds the written form, which is small, and at most one row group besides."""
+    """Writes rows, shard by shard, into an open file; holds at most one row group. The file is whole when the ``with`` ends
+    without an exception.
+    """
 
-    def __init__(self) -> None:
-        self._out = io.BytesIO()
+    def __init__(self, out: BinaryIO) -> None:
         self._file = pq.ParquetWriter(
-            self._out, INDEX, compression="zstd", use_dictionary=["group", "source", "prompt"], write_statistics=False
+            out, INDEX, compression="zstd", use_dictionary=["group", "source", "prompt"], write_statistics=False
         )
         self._waiting: list[pa.Table] = []
         self._rows = 0
@@ -71,12 +73,15 @@ class IndexWriter:
         if self._rows >= _ROW_GROUP:
             self._flush()
 
-    def close(self) -> bytes:
-        """The index file."""
-        if self._waiting:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._waiting and error is None:
             self._flush()
-        self._file.close()
-        return self._out.getvalue()
+        self._file.close()  # also after an error: later it would meet a closed file
 
     def _flush(self) -> None:
         self._file.write_table(pa.concat_tables(self._waiting))

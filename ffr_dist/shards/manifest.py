@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from pydantic import Field
 
 from ffr_dist.errors import BrokenError, InputError
 from ffr_dist.groups import Group, Groups
+from ffr_dist.records import synthetic_key
 from ffr_dist.shards import documents, layout
 from ffr_dist.shards.codec import CodecConfig
 from ffr_dist.shards.documents import CLOSED, Count, Sha256
@@ -72,6 +74,8 @@ class Manifest:
     """Intervals that were given up."""
     detail: Mapping[str, Any]
     """What the caller wants on record."""
+    intervals: Count = 0
+    """The set was made of those below this; 0 for imports."""
 
     __pydantic_config__ = CLOSED
 
@@ -110,14 +114,49 @@ def manifest_digest(rows: pa.Table) -> str:
     return digest.hexdigest()
 
 
+class DigestSpool:
+    """``manifest_sha256`` of images that come in rising order of k within each group: they wait in files below
+    ``folder``, so that none is held.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._groups: set[str] = set()
+
+    def add(self, groups: list[str], ks: list[int], sha256s: list[bytes]) -> None:
+        lines: dict[str, list[bytes]] = {}
+        for group, k, sha256 in zip(groups, ks, sha256s, strict=True):
+            lines.setdefault(group, []).append(f"{synthetic_key(group, k)} {group} {sha256.hex()}\n".encode())
+        for group, found in lines.items():
+            with (self._folder / f"{group}.lines").open("ab") as file:
+                file.writelines(found)
+        self._groups |= lines.keys()
+
+    def hexdigest(self) -> str:
+        digest = hashlib.sha256()
+        for group in sorted(self._groups, key=lambda name: f"{name}-"):  # as the keys sort
+            with (self._folder / f"{group}.lines").open("rb") as file:
+                while part := file.read(1 << 20):
+                    digest.update(part)
+        return digest.hexdigest()
+
+
+def manifest_numbers(store: Store) -> list[int]:
+    """The revisions that are finished, rising."""
+    numbers = [layout.revision_of_manifest(info.key) for info in store.list(layout.MANIFESTS)]
+    return sorted(number for number in numbers if number is not None)
+
+
+def manifest_of(store: Store, revision: int) -> Manifest:
+    """The manifest of a revision that is known to be finished."""
+    key = layout.manifest_key(revision)
+    return _parse(key, store.get(key))
+
+
 def latest_manifest(store: Store) -> Manifest | None:
     """The manifest of the highest revision; None where nothing is finished."""
-    numbers = [layout.revision_of_manifest(info.key) for info in store.list(layout.MANIFESTS)]
-    known = [number for number in numbers if number is not None]
-    if not known:
-        return None
-    key = layout.manifest_key(max(known))
-    return _parse(key, store.get(key))
+    known = manifest_numbers(store)
+    return manifest_of(store, known[-1]) if known else None
 
 
 def read_manifest(store: Store) -> Manifest:

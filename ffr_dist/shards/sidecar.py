@@ -23,6 +23,14 @@ from ffr_dist.store import Store
 MOST_K = 10**8
 """Keys hold k in eight digits; a bigger one would no longer sort."""
 
+PURGED = "purged"
+"""It was good and not needed when its interval was purged."""
+EXCLUDED = "excluded"
+NEAR_DUPLICATE = "near_duplicate"
+DUPLICATE = "duplicate"
+SETTLED_REASONS = frozenset({PURGED, EXCLUDED, NEAR_DUPLICATE, DUPLICATE})
+"""Why a candidate that its worker accepted is gone from a purged interval; its hashes stay."""
+
 _MOST_ROWS = 1_000_000
 _MOST_BYTES = 1 << 30
 
@@ -44,11 +52,11 @@ class Decision:
     """Why not; of rejects only."""
     scores: Mapping[str, float] = field(default_factory=dict)
     pixels_blake2b: bytes | None = None
-    """Of the decoded stored image; this and the next four of accepted candidates only."""
+    """Of the decoded stored image; of accepted candidates, and of those that a purge took away after settling."""
     look: bytes | None = None
-    """Perceptual hash of 256 bits, where the plan asks for one."""
+    """Perceptual hash of 256 bits, where the plan asks for one; of the same candidates."""
     sha256: bytes | None = None
-    """Of the stored image file, 32 bytes."""
+    """Of the stored image file, 32 bytes; this and the next two of accepted candidates only."""
     offset: int | None = None
     """Of the stored image file's first byte in the tar."""
     size: int | None = None
@@ -97,6 +105,24 @@ def load_sidecar(store: Store, commit: Commit, columns: Sequence[str] | None = N
     return read_sidecar(fetch(store, commit.sidecar), commit.sidecar.key, columns)
 
 
+def purged_sidecar(table: pa.Table, reasons: Mapping[int, str], offsets: Mapping[int, int]) -> bytes:
+    """A sidecar without some of its accepted candidates: those in ``reasons``, by slot, which says why. The others get
+    their places in the new tar. What the first leave are the hashes that keep copies of them out.
+    """
+    rows = []
+    for values in table.to_pylist():
+        slot = values["slot"]
+        if slot in reasons:
+            gone = dict.fromkeys(("sha256", "offset", "size"))
+            values |= {"accepted": False, "reason": reasons[slot], **gone}
+            if reasons[slot] not in SETTLED_REASONS:  # as if its worker had rejected it: it hides no copy
+                values |= {"pixels_blake2b": None, "look": None}
+        elif values["accepted"]:
+            values["offset"] = offsets[slot]
+        rows.append(Decision(**values | {"scores": dict(values["scores"] or ())}))
+    return write_sidecar(rows)
+
+
 def _check(table: pa.Table, source: str) -> None:
     rows = table.num_rows
     slots = table["slot"].to_numpy()
@@ -106,8 +132,9 @@ def _check(table: pa.Table, source: str) -> None:
     if rows and not (k.min() >= 0 and k.max() < MOST_K):
         raise BrokenError(f"{source}: a k is outside 0 … {MOST_K - 1}; restore it")
     accepted = table["accepted"]
-    for name in ("pixels_blake2b", "sha256", "offset", "size"):
-        if not table[name].is_valid().equals(accepted):
+    settled = pc.or_(accepted, pc.is_in(table["reason"], pa.array(sorted(SETTLED_REASONS))))
+    for name, of in {"sha256": accepted, "offset": accepted, "size": accepted, "pixels_blake2b": settled}.items():
+        if not table[name].is_valid().equals(of):
             raise BrokenError(f"{source}: {name} must stand for the accepted rows and for no other; restore it")
     if not table["reason"].is_valid().equals(pc.invert(accepted)):
         raise BrokenError(f"{source}: each rejected row, and no other, must state its reason; restore it")

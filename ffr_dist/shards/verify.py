@@ -1,7 +1,8 @@
 """Is a finished set what its manifest says? Everything is recomputed from the tars; nothing is believed.
 
 Each problem names the shard, and the key where one image is concerned. For a generated set each image is also held
-against its worker's sidecar, which was written before anyone could know what the manifest would say.
+against its worker's sidecar (or what a purge has put in its place), which was written before anyone could know what the
+manifest would say; and the selection is made again, so that an image which is there against it is told with the reason.
 """
 
 from __future__ import annotations
@@ -9,23 +10,28 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ffr_dist.errors import BrokenError, ConflictError, FFRError, MissingError
-from ffr_dist.records import INDEX, synthetic_key
+from ffr_dist.errors import BrokenError, FFRError, MissingError
+from ffr_dist.records import INDEX
 from ffr_dist.shards import documents, layout
 from ffr_dist.shards.commit import Commit, read_commit
+from ffr_dist.shards.finish import settle_log
 from ffr_dist.shards.index import parse_index
+from ffr_dist.shards.log import CommitLog
 from ffr_dist.shards.manifest import DIGEST_ROWS, Manifest, ShardRef, manifest_digest, read_manifest
 from ffr_dist.shards.pack import Placed, unpack
 from ffr_dist.shards.refs import fetch, in_order
-from ffr_dist.shards.selection import Revision, read_revision
-from ffr_dist.shards.sidecar import load_sidecar
+from ffr_dist.shards.selection import Revision, read_revision, standing
+from ffr_dist.shards.settle import REASONS, Settled
+from ffr_dist.shards.sidecar import PURGED, load_sidecar
+from ffr_dist.shards.trim import keys_of
 from ffr_dist.store import Store
 
 _ENDINGS = ("jpg", "png", "webp")
@@ -66,11 +72,19 @@ class _Shard:
     problems: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    revision: Revision
+    settled: Settled | None
+    """None where it could not be made again."""
+    stands: Callable[[Commit], Commit]
+
+
 def verify(store: Store) -> Verification:
-    """Check the finished set in ``store``; InputError where there is none."""
+    """Check the finished set in ``store``; InputError where there is none, or one of another protocol."""
     try:
         manifest = read_manifest(store)
-    except (BrokenError, ConflictError) as error:
+    except BrokenError as error:
         empty = manifest_digest(DIGEST_ROWS.empty_table())
         return Verification(ok=False, shards=0, images=0, groups={}, manifest_sha256=empty, problems=(str(error),))
     problems = _check_copy(store, manifest)
@@ -78,15 +92,14 @@ def verify(store: Store) -> Verification:
     problems += more
     counts = Counter(dict.fromkeys(manifest.groups, 0))
     digest_rows = [DIGEST_ROWS.empty_table()]
-    excluded, more = _check_quota(store, manifest)
+    chosen, more = _choose(store, manifest)
     problems += more
     shards = first = 0
-    for shard in in_order(lambda ref: _read_shard(store, manifest, ref), manifest.shards, _AT_ONCE):
+    for shard in in_order(lambda ref: _read_shard(store, manifest, chosen, ref), manifest.shards, _AT_ONCE):
         shards += shard.found
         rows = index.slice(first, shard.ref.images).to_pylist() if index is not None else None
         first += shard.ref.images
         found = shard.problems + (list(_against_index(shard, rows)) if rows is not None and shard.found else [])
-        found += [f"{shard.ref.key}: {image.key} is excluded" for image in shard.images if image.key in excluded]
         problems += found[:_SHOWN]
         if len(found) > _SHOWN:
             problems.append(f"{shard.ref.key}: and {len(found) - _SHOWN} more problems")
@@ -122,18 +135,26 @@ def _read_index(store: Store, manifest: Manifest) -> tuple[pa.Table | None, list
         return None, [str(error)]
 
 
-def _check_quota(store: Store, manifest: Manifest) -> tuple[frozenset[str], list[str]]:
-    """The excluded keys, and where the manifest's counts are not what its selection asks for."""
+def _choose(store: Store, manifest: Manifest) -> tuple[_Chosen | None, list[str]]:
+    """The selection made again, and where the manifest's counts are not what it asks for."""
     if manifest.kind == "imported":
-        return frozenset(), []
+        return None, []
     key = layout.selection_key(manifest.revision)
     try:
         revision = read_revision(store, manifest.revision)
     except MissingError:
-        return frozenset(), [f"{key} is missing, so the quota cannot be checked; restore it"]
-    except (BrokenError, ConflictError) as error:
-        return frozenset(), [str(error)]
-    return frozenset(revision.excluded), _against_quota(key, revision, manifest)
+        return None, [f"{key} is missing, so the quota cannot be checked; restore it"]
+    except BrokenError as error:
+        return None, [str(error)]
+    problems = _against_quota(key, revision, manifest)
+    settled = None
+    try:
+        log = CommitLog(store)
+        log.refresh()
+        settled = settle_log(store, log, manifest.intervals, revision, manifest.declared)
+    except FFRError as error:
+        problems.append(f"the selection cannot be made again: {error}")
+    return _Chosen(revision, settled, standing(revision)), problems
 
 
 def _against_quota(key: str, revision: Revision, manifest: Manifest) -> list[str]:
@@ -145,7 +166,7 @@ def _against_quota(key: str, revision: Revision, manifest: Manifest) -> list[str
     return problems
 
 
-def _read_shard(store: Store, manifest: Manifest, ref: ShardRef) -> _Shard:
+def _read_shard(store: Store, manifest: Manifest, chosen: _Chosen | None, ref: ShardRef) -> _Shard:
     try:
         tar = store.get(ref.key)
     except MissingError:
@@ -164,8 +185,8 @@ def _read_shard(store: Store, manifest: Manifest, ref: ShardRef) -> _Shard:
         problems.append(f"{ref.key} holds {len(images)} images where the manifest has {ref.images}")
     for image in images:
         problems += _check_note(manifest, ref, image)
-    if manifest.kind == "generated":
-        problems += _against_sidecar(store, ref, images)
+    if chosen is not None:
+        problems += _against_sidecar(store, chosen, ref, images)
     return _Shard(ref, found=True, images=images, problems=problems)
 
 
@@ -214,27 +235,46 @@ def _check_note(manifest: Manifest, ref: ShardRef, image: _Image) -> Iterator[st
         yield f"{where} says that it is {note.get('source')!r}, in a set that is {source}"
 
 
-def _against_sidecar(store: Store, ref: ShardRef, images: list[_Image]) -> list[str]:
-    """Where a shard's images are not those that the worker of its interval wrote down."""
+def _against_sidecar(store: Store, chosen: _Chosen, ref: ShardRef, images: list[_Image]) -> list[str]:
+    """Where a shard's images are not those that the worker of its interval wrote down, or not those to be selected."""
     interval = layout.interval_of_shard(ref.key, ref.sha256, "tar")
     try:
-        written = _written(store, read_commit(store, interval)) if interval is not None else {}
+        written = {} if interval is None else _written(store, chosen.stands(read_commit(store, interval)))
     except FFRError as error:
         return [f"{ref.key}: its commit or sidecar cannot be read: {error}"]
+    fates = _fates(chosen.settled, interval)
     problems = []
     for image in images:
         if image.key not in written:
             problems.append(f"{ref.key}: {image.key} is not among the accepted images of its interval's sidecar")
-        elif written[image.key] != image.sha256:
+            continue
+        slot, sha256 = written[image.key]
+        if sha256 != image.sha256:
             problems.append(f"{ref.key}: {image.key} is not the image that its worker stored")
-    return problems
+        if fates.get(slot) is not None:
+            selection = layout.selection_key(chosen.revision.number)
+            problems.append(f"{ref.key}: {image.key} is there against {selection}: {fates[slot]}")
+    there = {image.key for image in images}
+    absent = [key for key, (slot, _) in written.items() if slot in fates and fates[slot] is None and key not in there]
+    return problems + [f"{ref.key} lacks {key}, which is selected" for key in absent]
 
 
-def _written(store: Store, commit: Commit) -> dict[str, bytes]:
-    rows = load_sidecar(store, commit, ("group", "k", "sha256", "accepted"))
+def _fates(settled: Settled | None, interval: int | None) -> dict[int, str | None]:
+    """Why a slot's image is not selected, None where it is; nothing where that is not known."""
+    if settled is None or interval is None:
+        return {}
+    fates: dict[int, str | None] = dict.fromkeys(settled.selected.get(interval, np.empty(0, np.int32)).tolist())
+    slots, reasons = settled.dropped.get(interval, (np.empty(0, np.int32), np.empty(0, np.uint8)))
+    return fates | {
+        slot: "surplus" if REASONS[fate] == PURGED else REASONS[fate]
+        for slot, fate in zip(slots.tolist(), reasons.tolist(), strict=True)
+    }
+
+
+def _written(store: Store, commit: Commit) -> dict[str, tuple[int, bytes]]:
+    rows = load_sidecar(store, commit, ("slot", "group", "k", "sha256", "accepted"))
     rows = rows.filter(rows["accepted"])
-    columns = (rows[name].to_pylist() for name in ("group", "k", "sha256"))
-    return {synthetic_key(name, k): sha256 for name, k, sha256 in zip(*columns, strict=True)}
+    return dict(zip(keys_of(rows), zip(rows["slot"].to_pylist(), rows["sha256"].to_pylist(), strict=True), strict=True))
 
 
 def _against_index(shard: _Shard, rows: list[dict[str, Any]]) -> Iterator[str]:

@@ -7,10 +7,12 @@ import io
 import json
 import tarfile
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 
 from ffr_dist.groups import Group, Groups
 from ffr_dist.records import sample_json, synthetic_key
@@ -32,6 +34,8 @@ class Candidate(NamedTuple):
     reason: str | None = None
     twin: tuple[str, int] | None = None
     """The candidate whose pixels it repeats."""
+    std: float = 1.0
+    look: bytes | None = None
 
 
 def pixels_of(group: str, k: int) -> np.ndarray:
@@ -67,8 +71,9 @@ def write_interval(
             prompt=f"a photo of {candidate.group}",
             accepted=candidate.reason is None,
             reason=candidate.reason,
-            scores={"std": 1.0},
+            scores={"std": candidate.std, "fate": 0.5},
             pixels_blake2b=blake2b16(decode(body)) if candidate.reason is None else None,
+            look=candidate.look if candidate.reason is None else None,
             sha256=hashlib.sha256(body).digest() if candidate.reason is None else None,
             offset=packed.offsets[place] if candidate.reason is None else None,
             size=len(body) if candidate.reason is None else None,
@@ -131,6 +136,34 @@ def independent(read: Callable[[str], bytes]) -> Found:
     digest = hashlib.sha256("".join(line for _, line in sorted(lines)).encode()).hexdigest()
     assert digest == manifest["manifest_sha256"]
     return Found(len(lines), groups, digest, keys)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+WRITES = ("put", "put_file", "put_if_absent", "copy", "delete")
+
+
+@contextmanager
+def dying(*stores: Store, writes: int) -> Iterator[None]:
+    """The process ends before the write to any of these stores that comes after so many."""
+    left = [writes]
+
+    def guarded(write):
+        def call(*arguments):
+            if left[0] == 0:
+                raise Killed
+            left[0] -= 1
+            return write(*arguments)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for store in stores:
+            for name in WRITES:
+                patch.setattr(store, name, guarded(getattr(store, name)))
+        yield
 
 
 def fresh_store() -> Store:

@@ -12,7 +12,7 @@ from shard_outputs import CODEC
 
 from ffr_dist.config import parse
 from ffr_dist.errors import ConfigError, DataError
-from ffr_dist.shards.codec import CodecConfig, blake2b16, codec_environment, decode, encode, format_of
+from ffr_dist.shards.codec import CodecConfig, blake2b16, codec_environment, decode, encode, encode_planes, format_of
 
 FORMATS = ("jpg", "png", "webp")
 pixel_arrays = hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3)))
@@ -30,6 +30,20 @@ def test_equal_pixels_give_equal_bytes_of_the_named_format_and_size(pixels, kind
     assert body == encode(np.asfortranarray(pixels), codec)
     assert format_of(body) == kind
     assert decode(body).shape == pixels.shape
+
+
+@given(pixels=pixel_arrays, kind=st.sampled_from(FORMATS))
+def test_planes_give_the_same_bytes(pixels, kind):
+    codec = CodecConfig(format=kind)
+    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    assert encode_planes(planes, codec) == encode(pixels, codec)
+    assert encode_planes(pixels.transpose(2, 0, 1), codec) == encode(pixels, codec)
+
+
+def test_planes_of_another_shape_or_type_are_refused():
+    for planes in (np.zeros((4, 4, 3), np.uint8), np.zeros((3, 4), np.uint8), np.zeros((3, 4, 4), np.float32)):
+        with pytest.raises(DataError, match="uint8"):
+            encode_planes(planes, CODEC)
 
 
 def test_jpg_at_the_default_quality_is_close():

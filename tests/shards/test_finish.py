@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import tarfile
@@ -6,17 +7,18 @@ import pytest
 import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shard_outputs import CODEC, GROUPS, Candidate, fresh_store, independent, write_interval
+from shard_outputs import CODEC, GROUPS, Candidate, Killed, dying, fresh_store, independent, write_interval
 
 from ffr_dist.errors import BrokenError, InputError, StoppedError
 from ffr_dist.quota import Exact, Survivors
 from ffr_dist.shards import documents, layout
 from ffr_dist.shards.codec import decode
 from ffr_dist.shards.commit import abandon, publish
-from ffr_dist.shards.finish import finish
+from ffr_dist.shards.finish import finish, settle_log
 from ffr_dist.shards.index import read_index
+from ffr_dist.shards.log import CommitLog
 from ffr_dist.shards.manifest import read_manifest
-from ffr_dist.shards.selection import Revision, write_first_revision
+from ffr_dist.shards.selection import Revision, latest_revision, revise, write_first_revision
 from ffr_dist.shards.verify import verify
 from ffr_dist.store import open_store
 
@@ -29,29 +31,6 @@ INTERVALS = (
 )
 QUOTA = {"land_bird": 2, "water_bird": 2, "water_on_land": 2}
 EXACT = Exact(QUOTA)
-
-
-class Killed(BaseException):
-    """The process ends here."""
-
-
-class Dying:
-    """A writer that ends the process after so many writes."""
-
-    def __init__(self, writer, writes):
-        self.writer, self.left = writer, writes
-
-    def _do(self, write, key, body):
-        if not self.left:
-            raise Killed
-        self.left -= 1
-        write(key, body)
-
-    def put(self, key, body):
-        self._do(self.writer.put, key, body)
-
-    def create(self, key, body):
-        self._do(self.writer.create, key, body)
 
 
 def generate(store, quota=EXACT, order=range(5)):
@@ -132,13 +111,11 @@ def test_any_order_and_any_crash_end_with_the_same_bytes(order, writes):
     undisturbed = generate(fresh_store())
     done(undisturbed)
     store = generate(fresh_store(), order=order)
-    writer = store._writer
-    store._writer = Dying(writer, writes)
     try:
-        done(store)
+        with dying(store, writes=writes):
+            done(store)
     except Killed:
         assert writes < 6
-    store._writer = writer
     first = done(store)
     assert contents(store) == contents(undisturbed)
     assert done(store) == first
@@ -149,9 +126,8 @@ def test_any_order_and_any_crash_end_with_the_same_bytes(order, writes):
 @pytest.mark.parametrize("before", ["shards/", "manifests/0000-", "manifests/0000.json"])
 def test_nothing_shows_before_the_manifest(store, before):
     generate(store)
-    writer = store._writer
-    store._writer = Dying(writer, {"shards/": 0, "manifests/0000-": 1, "manifests/0000.json": 2}[before])
-    with pytest.raises(Killed):
+    writes = {"shards/": 0, "manifests/0000-": 1, "manifests/0000.json": 2}[before]
+    with dying(store, writes=writes), pytest.raises(Killed):
         done(store)
     with pytest.raises(InputError, match="not finished"):
         read_manifest(store)
@@ -195,6 +171,45 @@ def test_abandoned_intervals_are_listed(store):
     generate(store, order=(0, 1, 3, 4))
     publish(store, abandon(2, "a", "three failures"))
     assert done(store).abandoned == (2,)
+    assert verify(store).ok
+
+
+def settled_of(store):
+    log = CommitLog(store)
+    log.refresh()
+    return settle_log(store, log, 5, latest_revision(store), GROUPS)
+
+
+def test_what_was_settled_before_is_not_settled_again(store, monkeypatch):
+    settled = settled_of(generate(store))
+    undisturbed = done(generate(fresh_store()))
+    monkeypatch.setattr("ffr_dist.shards.finish.settle", None)
+    assert done(store, settled=settled) == undisturbed
+
+
+def test_what_was_settled_for_an_earlier_selection_is_not_used(store):
+    settled = settled_of(generate(store))
+    revise(store, lambda latest: dataclasses.replace(latest, excluded=("land_bird-00000000",)))
+    done(store, settled=settled)
+    assert "land_bird-00000000" not in independent(store.get).keys
+    assert verify(store).ok
+
+
+def test_the_way_to_go_on_is_told(store):
+    generate(store, Exact(QUOTA | {"water_bird": 9}))
+    with pytest.raises(StoppedError, match="ffr generate my --out here"):
+        done(store, go_on="ffr generate my --out here")
+
+
+def test_only_what_is_considered_must_be_decided(store):
+    generate(store, order=(0, 1, 3))
+    publish(store, abandon(4, "a", "three failures"))
+    revise(store, lambda latest: dataclasses.replace(latest, considered=((0, 2), (3, 4))))
+    manifest = done(store)
+    assert (manifest.images, manifest.abandoned, manifest.intervals) == (6, (), 5)
+    assert verify(store).ok
+    write_interval(store, 2, INTERVALS[2])  # later work changes nothing of it
+    assert done(store) == manifest
     assert verify(store).ok
 
 

@@ -69,21 +69,22 @@ def test_flipped_bytes_are_read_or_refused(data):
 
 def test_rows_in_any_portions_come_out_in_order(monkeypatch):
     monkeypatch.setattr("ffr_dist.shards.index._ROW_GROUP", 3)
-    writer, keys = IndexWriter(), []
-    for shard, count in enumerate((2, 2, 1, 4)):
-        part = [f"train-{len(keys) + place:08d}" for place in range(count)]
-        writer.add(
-            index_rows(
-                shard=shard,
-                offsets=range(count),
-                sizes=[1] * count,
-                keys=part,
-                group_names=["land_bird"] * count,
-                groups=GROUPS,
-                source="real",
+    out, keys = io.BytesIO(), []
+    with IndexWriter(out) as writer:
+        for shard, count in enumerate((2, 2, 1, 4)):
+            part = [f"train-{len(keys) + place:08d}" for place in range(count)]
+            writer.add(
+                index_rows(
+                    shard=shard,
+                    offsets=range(count),
+                    sizes=[1] * count,
+                    keys=part,
+                    group_names=["land_bird"] * count,
+                    groups=GROUPS,
+                    source="real",
+                )
             )
-        )
-        keys += part
-    table = pq.read_table(io.BytesIO(writer.close()))
+            keys += part
+    table = pq.read_table(io.BytesIO(out.getvalue()))
     assert table.schema.equals(INDEX)
     assert table["key"].to_pylist() == keys

@@ -10,6 +10,7 @@ from ffr_dist.errors import BrokenError, ConflictError
 from ffr_dist.records import synthetic_key
 from ffr_dist.shards.commit import abandon, publish
 from ffr_dist.shards.log import CommitLog
+from ffr_dist.shards.look import distance
 from ffr_dist.shards.selection import Revision
 from ffr_dist.shards.settle import SETTLE_COLUMNS, settle
 from ffr_dist.shards.sidecar import load_sidecar
@@ -28,7 +29,9 @@ def outputs(draw):
         for name in draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=6)):
             reason = draw(st.sampled_from([None, None, None, "blank", "nan"]))
             twin = draw(st.sampled_from(earlier)) if earlier and draw(st.integers(0, 3)) == 0 else None
-            candidates.append(Candidate(name, next_k[name], reason, twin))
+            std = draw(st.sampled_from([1.0, 2.5, 4.1]))
+            look = draw(st.integers(0, 7)).to_bytes(32, "big")  # two of these differ in 0 to 3 bits
+            candidates.append(Candidate(name, next_k[name], reason, twin, std, look))
             earlier.append(twin or (name, next_k[name]))
             next_k[name] += 1
         intervals.append(candidates)
@@ -38,18 +41,25 @@ def outputs(draw):
 def by_hand(intervals, revision):
     """The same decisions, one image at a time."""
     seen, left, selected = set(), dict(revision.quota), {}
+    looks = {name: [] for name in NAMES}
     rejected = {name: {} for name in NAMES}
     for interval, candidates in enumerate(intervals):
         if not revision.considers(interval):
             continue
-        for slot, (name, k, said, twin) in enumerate(candidates):
+        for slot, (name, k, said, twin, std, look) in enumerate(candidates):
             pixels, reason = twin or (name, k), said
-            if reason is None and pixels in seen:
-                reason = "duplicate"
+            if reason is None and float(np.float32(std)) < revision.tightened.get("blank_std", 0):
+                reason = "blank"
             elif reason is None:
-                seen.add(pixels)
-                if synthetic_key(name, k) in revision.excluded:
+                near = any(distance(look, other) <= (revision.near or -1) for other in looks[name])
+                if pixels in seen:
+                    reason = "duplicate"
+                elif near:
+                    reason = "near_duplicate"
+                elif synthetic_key(name, k) in revision.excluded:
                     reason = "excluded"
+                seen.add(pixels)
+                looks[name].append(look)
             if reason is not None:
                 rejected[name][reason] = rejected[name].get(reason, 0) + 1
             elif revision.kind == "survivors" or left.get(name, 0):
@@ -69,11 +79,13 @@ def settled_of(store, revision):
 @given(outputs(), st.data())
 def test_settle_decides_as_one_would_by_hand(intervals, data):
     quota = {name: data.draw(st.integers(0, 6)) for name in NAMES}
-    keys = [synthetic_key(name, k) for candidates in intervals for name, k, _, _ in candidates]
+    keys = [synthetic_key(name, k) for candidates in intervals for name, k, *_ in candidates]
     excluded = tuple(data.draw(st.lists(st.sampled_from([*keys, "other-1", "land_bird-x", ""]), max_size=3)))
     considered = data.draw(st.none() | st.just(((0, 1), (2, 9))))
     kind = data.draw(st.sampled_from(["exact", "survivors"]))
-    revision = Revision(0, kind, quota, excluded, considered)
+    tightened = data.draw(st.sampled_from([{}, {"blank_std": 2.0}, {"blank_std": 4.1}]))
+    near = data.draw(st.sampled_from([None, 1, 2]))
+    revision = Revision(0, kind, quota, excluded, considered, tightened, near)
     store = fresh_store()
     for interval, candidates in data.draw(st.permutations(list(enumerate(intervals)))):
         write_interval(store, interval, candidates)
@@ -84,6 +96,11 @@ def test_settle_decides_as_one_would_by_hand(intervals, data):
     assert settled.rejected == {name: dict(sorted(reasons.items())) for name, reasons in rejected.items()}
     assert settled.shortfall == shortfall
     assert sum(settled.counts.values()) == sum(map(len, selected.values()))
+    accepted = {n: [slot for slot, c in enumerate(cs) if c.reason is None] for n, cs in enumerate(intervals)}
+    for interval, slots in accepted.items():
+        out = settled.dropped.get(interval, (np.empty(0),))[0].tolist()
+        told = sorted([*selected.get(interval, []), *out])
+        assert told == (slots if revision.considers(interval) else [])
     again = settled_of(store, revision)
     assert str(again) == str(settled)
 
@@ -136,6 +153,18 @@ def test_a_sidecar_that_is_gone_or_changed_is_damage(store):
     store.delete(commit.sidecar.key)
     with pytest.raises(BrokenError, match="missing"):
         settled_of(store, revision)
+
+
+def test_a_score_that_a_sidecar_lacks_is_told(store):
+    write_interval(store, 0, [Candidate("land_bird", 0)])
+    with pytest.raises(BrokenError, match="'grey'"):
+        settled_of(store, Revision(0, "exact", {"land_bird": 1}, tightened={"grey_levels": 1.0}))
+
+
+def test_looks_that_a_sidecar_lacks_are_told(store):
+    write_interval(store, 0, [Candidate("land_bird", 0)])
+    with pytest.raises(BrokenError, match="no perceptual hash"):
+        settled_of(store, Revision(0, "exact", {"land_bird": 1}, near=3))
 
 
 def test_slots_are_small_columns(store):

@@ -4,6 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from shard_outputs import GROUPS
 
 from ffr_dist.shards import layout
@@ -11,49 +12,55 @@ from ffr_dist.shards.commit import Commit, GroupTally, ObjectRef
 from ffr_dist.shards.selection import Revision
 from ffr_dist.shards.settle import settle
 
-NAMES = GROUPS.names[:2]
-PER_INTERVAL = 20_000
+PER_INTERVAL = 2_000
+SCORES = pa.array([[("std", 3.0)]] * PER_INTERVAL, pa.map_(pa.string(), pa.float32()))
 
 
-def commit(interval):
+def commit(interval, names):
     tar, side = layout.tar_key(interval, "0" * 64), layout.sidecar_key(interval, "0" * 64)
+    share = PER_INTERVAL // len(names)
     return Commit(
         interval=interval,
         attempt="a",
         tar=ObjectRef(tar, "0" * 64, 1),
         sidecar=ObjectRef(side, "0" * 64, 1),
-        groups={name: GroupTally(PER_INTERVAL // 2, PER_INTERVAL // 2, {}) for name in NAMES},
+        groups={name: GroupTally(share, share, {}) for name in names},
         environment={},
         seconds=1.0,
     )
 
 
 def rows(committed):
+    names = list(committed.groups)
     random = np.random.default_rng(committed.interval)
-    k = np.repeat(np.arange(PER_INTERVAL // 2, dtype=np.int64), 2) + committed.interval * PER_INTERVAL // 2
-    pixels = pa.py_buffer(random.bytes(16 * PER_INTERVAL))
+    pixels, looks = (pa.py_buffer(random.bytes(size * PER_INTERVAL)) for size in (16, 32))
     return pa.table(
         {
             "slot": np.arange(PER_INTERVAL, dtype=np.int32),
-            "group": list(NAMES) * (PER_INTERVAL // 2),
-            "k": k,
+            "group": names * (PER_INTERVAL // len(names)),
+            "k": np.arange(PER_INTERVAL) + committed.interval * PER_INTERVAL,
             "accepted": pa.repeat(True, PER_INTERVAL),
+            "scores": SCORES,
             "pixels_blake2b": pa.Array.from_buffers(pa.binary(16), PER_INTERVAL, [None, pixels]),
+            "look": pa.Array.from_buffers(pa.binary(32), PER_INTERVAL, [None, looks]),
         }
     )
 
 
-def peak_of(intervals):
-    decided = {interval: commit(interval) for interval in range(intervals)}
-    quota = dict.fromkeys(NAMES, intervals * PER_INTERVAL // 2 - 7)
+def peak_of(intervals, names, asked):
+    decided = {interval: commit(interval, names) for interval in range(intervals)}
+    quota = dict.fromkeys(names, intervals * PER_INTERVAL // len(names) - 7)
     tracemalloc.start()
-    settled = settle(decided.values, rows, Revision(0, "exact", quota), GROUPS)
+    settled = settle(decided.values, rows, Revision(0, "exact", quota, **asked), GROUPS)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert settled.shortfall == {}
     return peak
 
 
-def test_settle_holds_at_most_64_bytes_a_candidate():
-    few, many = peak_of(4), peak_of(24)
-    assert (many - few) / (20 * PER_INTERVAL) <= 64
+@pytest.mark.parametrize("asked", [{}, {"near": 8, "tightened": {"blank_std": 2.5}}])
+@pytest.mark.parametrize("names", [GROUPS.names[:2], GROUPS.names[:1]])
+def test_settle_holds_at_most_64_bytes_a_candidate(asked, names):
+    """Also where all are of one group, whose looks are then held at once."""
+    few, many = peak_of(60, names, asked), peak_of(180, names, asked)
+    assert (many - few) / (120 * PER_INTERVAL) <= 64

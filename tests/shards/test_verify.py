@@ -1,9 +1,11 @@
 import hashlib
+import io
 import json
 import re
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from shard_outputs import CODEC, GROUPS, fresh_store, independent
 from test_finish import QUOTA, done, generate
 from test_imported import write
 
-from ffr_dist.errors import InputError
+from ffr_dist.errors import ConflictError, InputError
 from ffr_dist.records import sample_json
 from ffr_dist.shards import documents, layout
 from ffr_dist.shards.codec import encode
@@ -56,13 +58,11 @@ def replace_tar(store, place, members, *, consistent):
             row.update({name: note.get(name) for name in ("group", "label", "bias", "seed", "prompt")})
         body = store.get(manifest["shards"][row["shard"]]["key"])[row["offset"] : row["offset"] + row["size"]]
         lines.append((row["key"], f"{row['key']} {row['group']} {hashlib.sha256(body).hexdigest()}\n"))
-    writer = IndexWriter()
-    writer.add(
-        type(read_index(store, read_manifest(store))).from_pylist(
-            index, schema=read_index(store, read_manifest(store)).schema
-        )
-    )
-    body = writer.close()
+    out = io.BytesIO()
+    schema = read_index(store, read_manifest(store)).schema
+    with IndexWriter(out) as writer:
+        writer.add(pa.Table.from_pylist(index, schema=schema))
+    body = out.getvalue()
     sha256 = hashlib.sha256(body).hexdigest()
     manifest["index"] = {"key": layout.index_key(0, sha256), "sha256": sha256, "bytes": len(body)}
     store.put(manifest["index"]["key"], body)
@@ -182,9 +182,10 @@ def test_index_rows_that_do_not_match_are_named(output, change):
     rows = table.to_pylist()
     key = rows[4]["key"]
     rows[4].update(change)
-    writer = IndexWriter()
-    writer.add(type(table).from_pylist(rows, schema=table.schema))
-    body = writer.close()
+    out = io.BytesIO()
+    with IndexWriter(out) as writer:
+        writer.add(type(table).from_pylist(rows, schema=table.schema))
+    body = out.getvalue()
     sha256 = hashlib.sha256(body).hexdigest()
     data = json.loads(output.get(layout.manifest_key(0)))
     data["index"] = {"key": layout.index_key(0, sha256), "sha256": sha256, "bytes": len(body)}
@@ -202,13 +203,21 @@ def test_an_index_of_other_bytes_is_named(output):
     assert key in problems(output)
 
 
-@pytest.mark.parametrize("key", ["manifests/0000.json", "selection/0000.json", "commits/00000000.json"])
-def test_another_protocol_is_named(output, key):
-    data = json.loads(output.get(key))
-    output.put(key, json.dumps(data | {"protocol": 2}).encode())
+def of_protocol_2(store, key):
+    store.put(key, json.dumps(json.loads(store.get(key)) | {"protocol": 2}).encode())
+
+
+@pytest.mark.parametrize("key", ["manifests/0000.json", "selection/0000.json"])
+def test_an_output_of_another_protocol_is_wrong_input(output, key):
+    of_protocol_2(output, key)
+    with pytest.raises(ConflictError, match=f"{key} was written by protocol 2"):
+        verify(output)
+
+
+def test_a_commit_of_another_protocol_is_named(output):
+    of_protocol_2(output, "commits/00000000.json")
     found = problems(output)
-    assert key in found
-    assert "protocol 2" in found
+    assert "commits/00000000.json was written by protocol 2" in found
 
 
 def test_a_copy_for_people_that_lies_is_named(output):
@@ -225,7 +234,7 @@ def test_a_quota_that_is_not_met_is_named(output):
     output.put("selection/0000.json", json.dumps(data).encode())
     found = problems(output)
     assert "group land_bird has 2 images where selection/0000.json asks for 3" in found
-    assert "water_bird-00000001 is excluded" in found
+    assert "water_bird-00000001 is there against selection/0000.json: excluded" in found
 
 
 def test_an_image_that_no_worker_accepted_is_named(output):
