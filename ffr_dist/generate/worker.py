@@ -1,7 +1,8 @@
 """One device's worker: an interval of candidates to committed objects, in plain Python.
 
-``fetch`` (a thread, one batch ahead) → ``sample`` (the one thread that owns the device) → keep rules → encode (a pool) →
-pack → hash → put the tar → put the sidecar → publish the commit. At most two sampled batches wait at any time.
+``fetch`` (a thread, one batch ahead) → ``sample`` and agreement (the one thread that owns the device) → keep rules → encode
+(a pool) → pack → hash → put the tar → put the sidecar → publish the commit. At most two sampled batches are in memory at
+any time, the one on the device among them: it waits where the encoders fall behind.
 
 ``make`` may run in two threads at once: then one interval is encoded and uploaded while the device samples the next.
 Bytes depend on neither that nor on the number of encoders, only on candidates, sampler and pinned values.
@@ -16,41 +17,40 @@ import threading
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from importlib import metadata
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from ffr_dist.config import from_data
 from ffr_dist.errors import ConfigError, InputError, StoppedError
-from ffr_dist.generate.keep import KeepConfig, reasons
+from ffr_dist.generate.keep import SCORES, KeepConfig, judge, load_agreement, with_agreement
+from ffr_dist.generate.shard import ImageFile, Made, image_file, pack_interval, tallies, thumbnail
 from ffr_dist.generate.work import BatchDone, Receipt, Work
 from ffr_dist.groups import Groups
-from ffr_dist.models.sampler import Sampler
+from ffr_dist.models.sampler import Outcomes, Sampler
 from ffr_dist.plan.document import Pinned, read_pinned, refuse_other
 from ffr_dist.quota import Request
-from ffr_dist.records import sample_json, synthetic_key
 from ffr_dist.seeds import draw_seed
 from ffr_dist.shards import layout
-from ffr_dist.shards.codec import CodecConfig, blake2b16, codec_environment, decode, encode
-from ffr_dist.shards.commit import Commit, GroupTally, ObjectRef, publish
-from ffr_dist.shards.pack import Member, pack
-from ffr_dist.shards.sidecar import Decision, write_sidecar
+from ffr_dist.shards.codec import CodecConfig, codec_environment
+from ffr_dist.shards.commit import Commit, ObjectRef, publish
 from ffr_dist.store import Store
 
 STAGES = ("fetch", "sample", "encode", "pack", "upload", "commit")
 
-_THUMBNAIL = 64
-_THUMBNAIL_CODEC = CodecConfig(format="jpg", quality=80)
 _THUMBNAILS_PER_REASON = 2
+_SAMPLED = 2
+"""Batches in memory: one on the device, one at the encoders."""
+_NOTICE_S = 0.1
+"""How soon a thread that waits for its turn sees that the worker was stopped."""
 
 Requests = Callable[[str, Sequence[int]], list[Request]]
 """(group, ks) to the requests of those candidates; a pure function."""
@@ -69,47 +69,48 @@ class WorkSpec:
     """Threads that encode; they change no byte."""
 
 
-class _File(NamedTuple):
-    """An accepted image as it will lie in the tar."""
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """A point in time on the host's clock, and on the device's where it has one."""
 
-    body: bytes
-    sha256: bytes
-    pixels_blake2b: bytes
-    seconds: float
+    host: float
+    event: torch.cuda.Event | None
+
+    def until(self, later: _Moment) -> float:
+        """Seconds from here; the device must have reached ``later``."""
+        if self.event is None or later.event is None:
+            return later.host - self.host
+        return float(self.event.elapsed_time(later.event)) / 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sampled:
     """A batch on its way to the host; ``wait`` before reading."""
 
-    images: torch.Tensor
-    """uint8, (batch, 3, height, width)."""
-    valid: torch.Tensor
-    reasons: Sequence[str | None]
-    scores: Mapping[str, torch.Tensor]
+    outcomes: Outcomes
     fetch_s: float
-    sample_s: float
-    """By the host's clock, which on a CUDA device sees the launch only."""
-    began: torch.cuda.Event | None
-    ended: torch.cuda.Event | None
+    before: _Moment | None
+    """The end of the batch before."""
+    began: _Moment
+    ended: _Moment
 
-    def wait(self) -> float:
-        """Until the batch has arrived; how long the device was busy with it."""
-        if self.ended is None:
-            return self.sample_s
-        self.ended.synchronize()
-        return self.sample_s if self.began is None else float(self.began.elapsed_time(self.ended)) / 1000
+    def wait(self) -> tuple[float, float]:
+        """Until the batch has arrived; for how long the device was busy with it, and idle before it."""
+        if self.ended.event is not None:
+            self.ended.event.synchronize()
+        idle = 0.0 if self.before is None else max(0.0, self.before.until(self.began))
+        return self.began.until(self.ended), idle
 
 
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """A candidate after the keep rules."""
+@dataclass(slots=True)
+class _Laps:
+    """Where the time of one interval went."""
 
-    request: Request
-    reason: str | None
-    scores: dict[str, float]
-    file: Future[_File] | None
-    thumbnail: bytes | None
+    fetch: float = 0.0
+    sample: float = 0.0
+    encode: float = 0.0
+    device: float = 0.0
+    """From its first batch to its last: with the waits between them, without what came before."""
 
 
 class Worker:
@@ -132,6 +133,8 @@ class Worker:
         refuse_other(there, spec.pinned)
         self._spec = spec
         self._keep = from_data(KeepConfig, dict(spec.pinned.keep), "the pinned keep rules")
+        self._agreement = load_agreement(self._keep, spec.groups)
+        self._judges_on = torch.device("cpu")
         self._store = store
         self._sampler = sampler
         self._requests = requests
@@ -140,8 +143,10 @@ class Worker:
         self._fetcher = ThreadPoolExecutor(1, "fetch")
         self._encoders = ThreadPoolExecutor(spec.encoders, "encode")
         self._turn = threading.Lock()
+        self._room = threading.Semaphore(_SAMPLED)
         self._stopped = threading.Event()
         self._made_on = torch.device("cpu")
+        self._last: _Moment | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -154,33 +159,21 @@ class Worker:
             pool.shutdown(cancel_futures=True)
 
     def stop(self) -> None:
-        """Make nothing more: what is being made ends with StoppedError at its next batch, and leaves no commit."""
+        """Make nothing more: what is being made ends with StoppedError after the batch on the device, and leaves no commit."""
         self._stopped.set()
 
     def make(self, work: Work) -> Receipt:
         """Make one interval and commit it; safe to repeat, and safe beside any other attempt at it."""
-        begun = time.perf_counter()
-        seconds = dict.fromkeys(STAGES, 0.0)
         requests = self._ask(work)
         size = self._spec.pinned.batch
         batches = [requests[start : start + size] for start in range(0, len(requests), size)]
-        judged: list[_Judged] = []
+        made: list[Made] = []
+        laps = _Laps()
         shown: Counter[str] = Counter()
         with closing(self._sampled(batches)) as stream:
-            for batch, sampled in zip(batches, stream, strict=True):
-                _drain(judged[-size:])  # no more than two batches of pixels wait for the encoders
-                sample_s = sampled.wait()
-                seconds["fetch"] += sampled.fetch_s
-                seconds["sample"] += sample_s
-                new = self._judge(batch, sampled, shown)
-                judged += new
-                self._tell(work.interval, new, sample_s)
-        _drain(judged)
-        if self._stopped.is_set():
-            raise StoppedError(
-                f"interval {work.interval} was stopped before its commit; the same command makes it again"
-            )
-        return self._commit(work.interval, judged, seconds, begun)
+            for batch in batches:
+                made += self._finish(work.interval, batch, stream, laps, shown)
+        return self._commit(work.interval, made, laps)
 
     def _ask(self, work: Work) -> list[Request]:
         """The requests of an interval in the order of its slots."""
@@ -199,17 +192,30 @@ class Worker:
         full = [batch + batch[-1:] * (self._spec.pinned.batch - len(batch)) for batch in batches]
         fetched = self._fetcher.submit(self._fetch, full[0])
         running: deque[Future[_Sampled]] = deque()
-        with self._turn:
-            for number, batch in enumerate(full):
-                if self._stopped.is_set():
-                    raise StoppedError("the worker was stopped; the same command goes on")
-                running.append(self._device.submit(self._sample, batch, fetched))
-                if number + 1 < len(full):
-                    fetched = self._fetcher.submit(self._fetch, full[number + 1])
-                if len(running) > 1:
-                    yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
+        try:
+            with self._turn:
+                for number, batch in enumerate(full):
+                    self._refuse_if_stopped()
+                    running.append(self._device.submit(self._sample, batch, fetched))
+                    if number + 1 < len(full):
+                        fetched = self._fetcher.submit(self._fetch, full[number + 1])
+                    if len(running) > 1:
+                        yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            for future in running:  # of a make that failed
+                if not future.cancel():
+                    future.add_done_callback(self._forget)
+
+    def _forget(self, future: Future[_Sampled]) -> None:
+        """A batch that nobody will read gives its room back; one that failed took none."""
+        if future.exception() is None:
+            self._room.release()
+
+    def _refuse_if_stopped(self) -> None:
+        if self._stopped.is_set():
+            raise StoppedError("the worker was stopped before its commit; the same command goes on")
 
     def _fetch(self, batch: list[Request]) -> tuple[Any, float]:
         begun = time.perf_counter()
@@ -218,107 +224,132 @@ class Worker:
     def _sample(self, batch: list[Request], fetched: Future[tuple[Any, float]]) -> _Sampled:
         """In the device's thread: launch the batch and its way to the host, without waiting for either."""
         inputs, fetch_s = fetched.result()
-        begun = time.perf_counter()
-        began = _mark(self._made_on)
-        outcomes = self._sampler.sample(batch, inputs)
-        expected = (len(batch), 3, self._spec.size, self._spec.size)
-        if outcomes.images.shape != expected or outcomes.images.dtype != torch.uint8:
-            raise ConfigError(
-                f"the sampler made {outcomes.images.dtype} {tuple(outcomes.images.shape)}, wanted are uint8 {expected}; "
-                "set the recipe's size and the generator's to the same"
-            )
-        self._made_on = outcomes.images.device
-        images, valid = _to_host(outcomes.images), _to_host(outcomes.valid)
-        scores = {name: _to_host(score.detach()) for name, score in outcomes.scores.items()}
-        ended = _mark(self._made_on)
-        return _Sampled(
-            images=images,
-            valid=valid,
-            reasons=outcomes.reasons,
-            scores=scores,
-            fetch_s=fetch_s,
-            sample_s=time.perf_counter() - begun,
-            began=began,
-            ended=ended,
-        )
+        while not self._room.acquire(timeout=_NOTICE_S):
+            self._refuse_if_stopped()
+        try:
+            return self._launch(batch, inputs, fetch_s)
+        except BaseException:
+            self._room.release()
+            raise
 
-    def _judge(self, batch: list[Request], sampled: _Sampled, shown: Counter[str]) -> list[_Judged]:
-        """Apply the keep rules and start to encode what they leave. What was padded falls away here."""
-        images: NDArray[np.uint8] = sampled.images.numpy()
-        why = reasons(images, sampled.valid.numpy(), sampled.reasons, self._keep)
-        judged = []
-        for row, request in enumerate(batch):
-            reason = why[row]
-            thumbnail = None
-            if reason is not None:
-                shown[reason] += 1
-                thumbnail = _thumbnail(images[row]) if shown[reason] <= _THUMBNAILS_PER_REASON else None
-            judged.append(
-                _Judged(
+    def _launch(self, batch: list[Request], inputs: Any, fetch_s: float) -> _Sampled:
+        before, began = self._last, _now(self._made_on)
+        outcomes = self._outcomes(batch, inputs)
+        self._made_on = outcomes.images.device
+        host = Outcomes(
+            images=_to_host(outcomes.images),
+            valid=_to_host(outcomes.valid),
+            reasons=outcomes.reasons,
+            rejects={reason: _to_host(where) for reason, where in outcomes.rejects.items()},
+            scores={name: _to_host(score.detach()) for name, score in outcomes.scores.items()},
+        )
+        self._last = _now(self._made_on)
+        return _Sampled(outcomes=host, fetch_s=fetch_s, before=before, began=began, ended=self._last)
+
+    def _outcomes(self, batch: list[Request], inputs: Any) -> Outcomes:
+        """What the sampler makes of a batch, with its agreement. A device out of memory is tried twice."""
+        try:
+            return self._judged(batch, inputs)
+        except torch.OutOfMemoryError:
+            pass  # the retry must not stand in the handler, where the error's frames keep the batch's tensors alive
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        try:
+            return self._judged(batch, inputs)
+        except torch.OutOfMemoryError as error:
+            first = batch[0]
+            raise StoppedError(
+                f"the device has no memory for the batch of {len(batch)} from {first.group} {first.k} on ({error}); free "
+                "the device, or use another output with a smaller generate.batch"
+            ) from None
+
+    def _judged(self, batch: list[Request], inputs: Any) -> Outcomes:
+        outcomes = self._sampler.sample(batch, inputs)
+        _refuse_other_shapes(outcomes, len(batch), self._spec.size)
+        if self._agreement is not None and outcomes.images.device != self._judges_on:
+            self._judges_on = outcomes.images.device
+            self._agreement.to(self._judges_on)
+        return with_agreement(outcomes, self._agreement, self._spec.groups, batch)
+
+    def _finish(
+        self, interval: int, batch: list[Request], stream: Iterator[_Sampled], laps: _Laps, shown: Counter[str]
+    ) -> list[Made]:
+        """The next batch of ``stream`` to image files, and its room given back once its pixels are forgotten."""
+        sampled = next(stream)
+        try:
+            return self._made(interval, batch, sampled, laps, shown)
+        finally:
+            del sampled
+            self._room.release()
+
+    def _made(
+        self, interval: int, batch: list[Request], sampled: _Sampled, laps: _Laps, shown: Counter[str]
+    ) -> list[Made]:
+        """Apply the keep rules and encode what they leave. What was padded falls away here."""
+        busy_s, idle_s = sampled.wait()
+        laps.fetch += sampled.fetch_s
+        laps.device += busy_s + (idle_s if laps.sample else 0.0)
+        laps.sample += busy_s
+        images: NDArray[np.uint8] = sampled.outcomes.images.numpy()
+        verdicts = judge(sampled.outcomes, self._keep)
+        reasons = verdicts.reasons[: len(batch)]
+        files = [
+            self._encoders.submit(self._encode, images[row]) if why is None else None for row, why in enumerate(reasons)
+        ]
+        rejected = Counter(why for why in reasons if why is not None)
+        thumbnails = {}
+        for row, why in enumerate(reasons):
+            if why is not None and shown[why] < _THUMBNAILS_PER_REASON:
+                shown[why] += 1
+                thumbnails[row] = thumbnail(images[row])
+        if self._on_batch is not None:
+            self._on_batch(
+                BatchDone(interval, len(batch), len(batch) - rejected.total(), dict(rejected), busy_s, idle_s)
+            )
+        made = []
+        for row, (request, future) in enumerate(zip(batch, files, strict=True)):
+            file, seconds = (None, 0.0) if future is None else future.result()
+            laps.encode += seconds
+            made.append(
+                Made(
                     request=request,
-                    reason=reason,
-                    scores={name: float(score[row]) for name, score in sampled.scores.items()},
-                    file=self._encoders.submit(_encode, images[row], self._spec.codec) if reason is None else None,
-                    thumbnail=thumbnail,
+                    seed=draw_seed(self._sampler.seed, request.group, request.k, "latents"),
+                    reason=reasons[row],
+                    scores={name: float(score[row]) for name, score in verdicts.scores.items()},
+                    file=file,
+                    thumbnail=thumbnails.get(row),
                 )
             )
-        return judged
+        return made
 
-    def _tell(self, interval: int, judged: list[_Judged], sample_s: float) -> None:
-        if self._on_batch is not None:
-            rejected = Counter(candidate.reason for candidate in judged if candidate.reason is not None)
-            self._on_batch(BatchDone(interval, len(judged), len(judged) - rejected.total(), rejected, sample_s))
+    def _encode(self, planes: NDArray[np.uint8]) -> tuple[ImageFile, float]:
+        begun = time.perf_counter()
+        file = image_file(planes, self._spec.codec, looks=self._keep.near_duplicates is not None)
+        return file, time.perf_counter() - begun
 
-    def _commit(self, interval: int, judged: list[_Judged], seconds: dict[str, float], begun: float) -> Receipt:
+    def _commit(self, interval: int, made: list[Made], laps: _Laps) -> Receipt:
         """Pack, upload, and publish last."""
-        laps = [time.perf_counter()]
-        files = [None if one.file is None else one.file.result() for one in judged]
-        tar, sidecar = self._packed(judged, files)
-        laps.append(time.perf_counter())
-        tar_ref = None if tar is None else self._put(layout.tar_key, interval, tar)
-        sidecar_ref = self._put(layout.sidecar_key, interval, sidecar)
-        laps.append(time.perf_counter())
+        self._refuse_if_stopped()
+        times = [time.perf_counter()]
+        shard = pack_interval(made, self._spec.groups, self._spec.codec)
+        times.append(time.perf_counter())
+        tar = None if shard.tar is None else self._put(layout.tar_key, interval, shard.tar)
+        sidecar = self._put(layout.sidecar_key, interval, shard.sidecar)
+        times.append(time.perf_counter())
         commit = Commit(
             interval=interval,
             attempt=uuid.uuid4().hex,
-            tar=tar_ref,
-            sidecar=sidecar_ref,
-            groups=_tallies(judged),
+            tar=tar,
+            sidecar=sidecar,
+            groups=tallies(made),
             environment=environment(self._made_on),
-            seconds=laps[-1] - begun,
+            seconds=laps.device,
         )
         winner = publish(self._store, commit)
-        laps.append(time.perf_counter())
-        seconds["encode"] = sum(file.seconds for file in files if file is not None)
-        seconds.update({stage: laps[n + 1] - laps[n] for n, stage in enumerate(("pack", "upload", "commit"))})
-        return Receipt(winner, winner.attempt == commit.attempt, seconds)
-
-    def _packed(self, judged: list[_Judged], files: list[_File | None]) -> tuple[bytes | None, bytes]:
-        """The tar of what was accepted (None for nothing), and the sidecar of everything."""
-        seeds = [draw_seed(self._sampler.seed, one.request.group, one.request.k, "latents") for one in judged]
-        members: list[Member] = []
-        for one, file, seed in zip(judged, files, seeds, strict=True):
-            if file is not None:
-                members += self._members(one.request, file, seed)
-        packed = pack(members) if members else None
-        offsets = iter(packed.offsets[::2] if packed is not None else ())
-        rows = [
-            _decision(slot, one, file, seed, None if file is None else next(offsets))
-            for slot, (one, file, seed) in enumerate(zip(judged, files, seeds, strict=True))
-        ]
-        return None if packed is None else packed.tar, write_sidecar(rows)
-
-    def _members(self, request: Request, file: _File, seed: int) -> tuple[Member, Member]:
-        key = synthetic_key(request.group, request.k)
-        note = sample_json(
-            key,
-            self._spec.groups.by_name(request.group),
-            "synthetic",
-            seed=seed,
-            prompt=request.prompt,
-            source_key=request.source_key,
-        )
-        return Member(f"{key}.{self._spec.codec.format}", file.body), Member(f"{key}.json", note)
+        times.append(time.perf_counter())
+        after = dict(zip(("pack", "upload", "commit"), np.diff(times).tolist(), strict=True))
+        before = {"fetch": laps.fetch, "sample": laps.sample, "encode": laps.encode}
+        return Receipt(winner, winner.attempt == commit.attempt, before | after)
 
     def _put(self, key_of: Callable[[int, str], str], interval: int, body: bytes) -> ObjectRef:
         digest = hashlib.sha256(body).hexdigest()
@@ -349,13 +380,12 @@ def _pin_numerics(threads: int) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def _mark(device: torch.device) -> torch.cuda.Event | None:
-    """Now, on the clock of a CUDA device; None for any other."""
-    if device.type != "cuda":
-        return None
-    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    event.record(torch.cuda.current_stream(device))
-    return event
+def _now(device: torch.device) -> _Moment:
+    event = None
+    if device.type == "cuda":
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(device))
+    return _Moment(time.perf_counter(), event)
 
 
 def _to_host(tensor: torch.Tensor) -> torch.Tensor:
@@ -364,55 +394,23 @@ def _to_host(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
 
 
-def _encode(pixels: NDArray[np.uint8], codec: CodecConfig) -> _File:
-    begun = time.perf_counter()
-    body = encode(pixels.transpose(1, 2, 0), codec)
-    # The stored pixels, not the sampled ones: whoever reads the set can check this hash.
-    pixels_blake2b = blake2b16(decode(body))
-    return _File(body, hashlib.sha256(body).digest(), pixels_blake2b, time.perf_counter() - begun)
-
-
-def _thumbnail(pixels: NDArray[np.uint8]) -> bytes:
-    image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    return encode(np.asarray(image), _THUMBNAIL_CODEC)
-
-
-def _drain(judged: list[_Judged]) -> None:
-    """Wait for these candidates' files."""
-    for one in judged:
-        if one.file is not None:
-            one.file.result()
-
-
-def _decision(slot: int, one: _Judged, file: _File | None, seed: int, offset: int | None) -> Decision:
-    return Decision(
-        slot=slot,
-        group=one.request.group,
-        k=one.request.k,
-        seed=seed,
-        prompt=one.request.prompt,
-        source_key=one.request.source_key,
-        accepted=file is not None,
-        reason=one.reason,
-        scores=one.scores,
-        pixels_blake2b=None if file is None else file.pixels_blake2b,
-        sha256=None if file is None else file.sha256,
-        offset=offset,
-        size=None if file is None else len(file.body),
-        thumbnail=one.thumbnail,
-    )
-
-
-def _tallies(judged: list[_Judged]) -> dict[str, GroupTally]:
-    groups: dict[str, list[str | None]] = {}
-    for one in judged:
-        groups.setdefault(one.request.group, []).append(one.reason)
-    return {
-        group: GroupTally(
-            tried=len(found),
-            accepted=found.count(None),
-            rejected=dict(sorted(Counter(reason for reason in found if reason is not None).items())),
+def _refuse_other_shapes(outcomes: Outcomes, count: int, size: int) -> None:
+    """ConfigError for a sampler that answers in another form than the engine's."""
+    images = outcomes.images
+    expected = (count, 3, size, size)
+    if images.shape != expected or images.dtype != torch.uint8:
+        raise ConfigError(
+            f"the sampler made {images.dtype} {tuple(images.shape)}, wanted are uint8 {expected}; "
+            "set the recipe's size and the generator's to the same"
         )
-        for group, found in sorted(groups.items())
-    }
+    flags = {"valid": outcomes.valid, **outcomes.rejects}
+    columns = {**flags, **outcomes.scores}
+    wrong = [name for name, values in columns.items() if values.shape != (count,)]
+    wrong += [name for name, values in flags.items() if values.dtype != torch.bool]
+    wrong += [name for name in outcomes.scores if name in SCORES]
+    wrong += ["reasons"] if len(outcomes.reasons) not in {0, count} else []
+    if wrong:
+        raise ConfigError(
+            f"the sampler's {wrong[0]} is not what the engine takes: {count} values, true or false for valid and "
+            f"rejects, and scores of other names than {', '.join(SCORES)}"
+        )

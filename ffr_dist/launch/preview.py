@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ffr_dist.errors import InputError
-from ffr_dist.generate.keep import judge
+from ffr_dist.generate.keep import judge, load_agreement, with_agreement
 from ffr_dist.launch.context import Study
 from ffr_dist.launch.device import local_device
 from ffr_dist.methods import Inputs
@@ -22,6 +23,10 @@ def preview(study: Study, per_group: int) -> tuple[bytes, dict[str, str]]:
         raise InputError(f"{study.method.name} prepares artefacts from real images first; run 'ffr generate' instead")
     inputs = Inputs(real={}, prepared={})
     sampler = study.method.sampler(inputs, local_device())
+    keep = study.recipe.generate.keep
+    agreement = load_agreement(keep, study.groups)
+    if agreement is not None:
+        agreement.to(torch.device(local_device()))
     rows: list[NDArray[np.uint8]] = []
     lines: dict[str, str] = {}
     for name, quota in study.quota().counts.items():
@@ -29,7 +34,8 @@ def preview(study: Study, per_group: int) -> tuple[bytes, dict[str, str]]:
             continue
         requests = study.method.requests(inputs, name, range(per_group))
         outcomes = sampler.sample(requests, sampler.fetch(requests))
-        reasons = [reason for reason in judge(outcomes, study.recipe.generate.keep) if reason]
+        outcomes = with_agreement(outcomes, agreement, study.groups, requests)
+        reasons = [reason for reason in judge(outcomes, keep).reasons if reason]
         rows += list(outcomes.images.cpu().numpy().transpose(0, 2, 3, 1))
         lines[name] = f"{per_group - len(reasons)} of {per_group} kept" + (
             f" ({', '.join(reasons)})" if reasons else ""

@@ -1,18 +1,15 @@
 """Images from a diffusion pipeline of ``diffusers``, one reproducible candidate at a time.
 
-A pipeline is a folder in the layout of ``diffusers`` (or a hub id that downloads to one). Before anything is loaded the
-folder is checked without importing torch: the classes that its ``model_index.json`` names, its weights (safetensors,
-whole) and its scheduler must be ones that this module knows. So no code and no pickle of a folder is ever run.
+A pipeline is a folder in the layout of ``diffusers`` (or a URL or hub id that it is fetched from). Before anything is
+loaded the folder is checked without importing torch: the classes that its ``model_index.json`` names, its weights
+(safetensors, whole) and its scheduler must be ones that this module knows. So no code and no pickle of a folder is ever
+run. A safety checker that the folder carries is asked about every image; its verdict is a reason, never a black image.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -22,6 +19,8 @@ from pydantic import Field, PositiveInt
 
 from ffr_dist.config import Config
 from ffr_dist.errors import ConfigError
+from ffr_dist.models.features import preprocess
+from ffr_dist.models.folder import fetched_folder, hash_files, is_url, read_json, weight_files
 from ffr_dist.seeds import draw_seed
 
 if TYPE_CHECKING:
@@ -57,10 +56,16 @@ _PIPELINES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
 }
 """The pipelines that can be run, the parts each must have, and the classes that a part may be of."""
-_LIBRARIES = ("diffusers", "transformers")
+_CHECKER = "safety_checker"
+_EXTRACTOR = "feature_extractor"
+_CHECKER_PARTS: Mapping[str, tuple[str, ...]] = {
+    _CHECKER: ("StableDiffusionSafetyChecker",),
+    _EXTRACTOR: ("CLIPImageProcessor", "CLIPFeatureExtractor"),
+}
+"""Parts that a pipeline may have besides: both or neither."""
+_LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
 _CONFIGS = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}
 _WEIGHTS = {"text_encoder": "model", "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+\Z")
 _CACHED_PROMPTS = 1024
@@ -70,7 +75,8 @@ class GeneratorConfig(Config):
     """A diffusion pipeline and how to run it."""
 
     weights: str = Field(min_length=1)
-    """A folder in diffusers' layout, ``embedded`` for the shipped one, or a hub id such as ``owner/name``."""
+    """A folder in diffusers' layout or the URL of one, ``embedded`` for the shipped one, or a hub id such as
+    ``owner/name``."""
     steps: PositiveInt
     guidance: float = Field(ge=0)
     """Scale of classifier-free guidance; at 1 and below the prompt alone steers."""
@@ -82,9 +88,9 @@ class GeneratorConfig(Config):
 def check_generator(config: GeneratorConfig) -> None:
     """Raise ConfigError for a folder that could not be loaded, or whose images would not be reproducible.
 
-    Reads headers only and imports neither torch nor diffusers. A hub id is checked when it has been downloaded.
+    Reads headers only and imports neither torch nor diffusers. A URL or a hub id is checked when it has been fetched.
     """
-    folder = _local_folder(config.weights)
+    folder = None if is_url(config.weights) else _local_folder(config.weights)
     if folder is not None:
         _check_folder(folder, config.size)
 
@@ -92,14 +98,9 @@ def check_generator(config: GeneratorConfig) -> None:
 def weights_sha256(config: GeneratorConfig) -> str:
     """A hash of all that the pipeline is loaded from: names and contents of its files, in sorted order."""
     folder = generator_folder(config)
-    total = hashlib.sha256()
-    parts = ["model_index.json", *(f"{part}/" for part in _parts(folder))]
-    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    for name in sorted(name for name in paths if name.startswith(tuple(parts))):
-        with paths[name].open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{name} {content}\n".encode())
-    return total.hexdigest()
+    parts = ("model_index.json", *(f"{part}/" for part in _parts(folder)))
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    return hash_files(folder, [name for name in names if name.startswith(parts)])
 
 
 class DiffusersSampler:
@@ -122,7 +123,9 @@ class DiffusersSampler:
         self._size = size or config.size
         self._device = torch.device(device)
         self._dtype: torch.dtype = getattr(torch, config.dtype)
-        self._pipe = _load(generator_folder(config), self._dtype, self._device)
+        folder = generator_folder(config)
+        self._pipe = _load(folder, self._dtype, self._device)
+        self._unsafe = _Checker(folder).to(self._device) if _CHECKER in _parts(folder) else None
         side = config.size // _vae_factor(self._pipe.vae.config)
         self._latent_shape = (int(self._pipe.unet.config.in_channels), side, side)
         self._encode = lru_cache(maxsize=_CACHED_PROMPTS)(self._encode_alone)
@@ -160,8 +163,9 @@ class DiffusersSampler:
             if self._size != self._config.size:
                 side = (self._size, self._size)
                 pixels = torch.nn.functional.interpolate(pixels, side, mode="bilinear", antialias=True)
-            images = pixels.mul(127.5).add(127.5).clamp(0, 255).round().to(torch.uint8)
-        return Outcomes(images=images.contiguous(), valid=valid)
+            images = pixels.mul(127.5).add(127.5).clamp(0, 255).round().to(torch.uint8).contiguous()
+            rejects = {} if self._unsafe is None else {"nsfw": self._unsafe(images)}
+        return Outcomes(images=images, valid=valid, rejects=rejects)
 
     def _latents(self, request: Request) -> torch.Tensor:
         import torch  # noqa: PLC0415
@@ -180,11 +184,13 @@ class DiffusersSampler:
 def _load(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     import torch  # noqa: PLC0415
 
-    name = str(_read_json(folder / "model_index.json")["_class_name"])
-    with _quiet():
+    name = str(read_json(folder / "model_index.json")["_class_name"])
+    from ffr_dist.models.quiet import quiet  # noqa: PLC0415
+
+    with quiet():
         import diffusers  # noqa: PLC0415 (heavy)
 
-        # No safety checker: what is kept and why is the worker's keep rules' to say, image by image.
+        # Without its safety checker, which would black images out; see _Checker.
         pipe = getattr(diffusers, name).from_pretrained(
             str(folder),
             torch_dtype=dtype,
@@ -202,34 +208,49 @@ def _load(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     return pipe
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the loaders' progress bars and advice off a terminal that shows our own."""
-    from transformers.utils import logging  # noqa: PLC0415 (heavy)
+class _Checker:
+    """The verdict of Stable Diffusion's safety checker, for a batch at once and without waiting for the device."""
 
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    from diffusers.utils import logging as diffusers_logging  # noqa: PLC0415
+    def __init__(self, folder: Path) -> None:
+        from diffusers.pipelines.stable_diffusion.safety_checker import (  # noqa: PLC0415 (heavy)
+            StableDiffusionSafetyChecker,
+        )
 
-    diffusers_bars = diffusers_logging.is_progress_bar_enabled()
-    diffusers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            # The name that every supported release of diffusers knows.
-            warnings.filterwarnings("ignore", message="`torch_dtype` is deprecated", category=FutureWarning)
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-        if diffusers_bars:
-            diffusers_logging.enable_progress_bar()
+        from ffr_dist.models.quiet import quiet  # noqa: PLC0415
+
+        with quiet():
+            self._model = StableDiffusionSafetyChecker.from_pretrained(
+                str(folder / _CHECKER), use_safetensors=True, local_files_only=True
+            ).eval()
+        self._prepare = preprocess(read_json(folder / _EXTRACTOR / "preprocessor_config.json"))
+
+    def to(self, device: torch.device) -> _Checker:
+        self._model.to(device)
+        return self
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """True (batch,) where an image must not be kept."""
+        model = self._model
+        pooled = model.vision_model(pixel_values=self._prepare(images).to(model.dtype)).pooler_output
+        seen = model.visual_projection(pooled).float()
+        care = _cosines(seen, model.special_care_embeds) - model.special_care_embeds_weights
+        # A special-care hit lowers the bar for every concept, as in the checker's own code; so does its rounding.
+        lowered = 0.01 * (care.round(decimals=3) > 0).any(1, keepdim=True)
+        scores = _cosines(seen, model.concept_embeds) - model.concept_embeds_weights + lowered
+        unsafe: torch.Tensor = (scores.round(decimals=3) > 0).any(1)
+        return unsafe
+
+
+def _cosines(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    import torch  # noqa: PLC0415
+
+    normalize = torch.nn.functional.normalize
+    return normalize(rows) @ normalize(columns.float()).T
 
 
 def generator_folder(config: GeneratorConfig) -> Path:
-    """The folder that a pipeline is loaded from, checked; a hub id is downloaded."""
-    folder = _local_folder(config.weights)
+    """The folder that a pipeline is loaded from, checked; what is not here is fetched."""
+    folder = fetched_folder(config.weights) if is_url(config.weights) else _local_folder(config.weights)
     if folder is None:
         import diffusers  # noqa: PLC0415 (heavy)
 
@@ -248,27 +269,26 @@ def _local_folder(weights: str) -> Path | None:
     if _HUB_ID.match(weights) and not folder.exists():
         return None
     raise ConfigError(
-        f"generator weights {weights!r}: no such folder; give a folder in diffusers' layout, a hub id such as "
-        f"'owner/name', or {EMBEDDED!r}"
+        f"generator weights {weights!r}: no such folder; give a folder in diffusers' layout or its URL, a hub id "
+        f"such as 'owner/name', or {EMBEDDED!r}"
     )
 
 
 def _check_folder(folder: Path, size: int) -> None:
     parts = _parts(folder)
-    for part, config_name in (_CONFIGS | dict.fromkeys(_WEIGHTS, "config.json")).items():
+    configs, weights = dict(_CONFIGS), dict(_WEIGHTS)
+    if _CHECKER in parts:
+        configs[_EXTRACTOR] = "preprocessor_config.json"
+        weights[_CHECKER] = "model"
+    for part, config_name in (configs | dict.fromkeys(weights, "config.json")).items():
         if not (folder / part / config_name).is_file():
             raise ConfigError(f"generator {folder}: {part}/{config_name} is missing; copy the whole pipeline folder")
-        settings = _read_json(folder / part / config_name)
-        if "auto_map" in settings:
-            raise ConfigError(
-                f"generator {folder}: {part}/{config_name} asks for code of its own (auto_map), which is never run; "
-                f"use a pipeline of {parts[part]}"
-            )
+        read_json(folder / part / config_name)  # refuses what asks for code of its own
     _check_scheduler(folder)
-    for part, stem in _WEIGHTS.items():
-        _check_weights(folder, part, stem)
-    unet = _read_json(folder / "unet" / "config.json")
-    multiple = _vae_factor(_read_json(folder / "vae" / "config.json")) * 2 ** (len(unet["block_out_channels"]) - 1)
+    for part, stem in weights.items():
+        weight_files(folder / part, stem)
+    unet = read_json(folder / "unet" / "config.json")
+    multiple = _vae_factor(read_json(folder / "vae" / "config.json")) * 2 ** (len(unet["block_out_channels"]) - 1)
     # Every pipeline of diffusers insists on eights.
     multiple = max(multiple, 8)
     if size % multiple:
@@ -280,14 +300,17 @@ def _parts(folder: Path) -> dict[str, str]:
     path = folder / "model_index.json"
     if not path.is_file():
         raise ConfigError(f"generator {folder}: model_index.json is missing; give a folder in diffusers' layout")
-    index = _read_json(path)
+    index = read_json(path)
     name = index.get("_class_name")
     if not isinstance(name, str) or name not in _PIPELINES:
         raise ConfigError(
             f"generator {folder}: model_index.json names the pipeline {name!r}; custom pipelines are refused, "
             f"and those that can be run are {', '.join(_PIPELINES)}"
         )
-    for part, classes in _PIPELINES[name].items():
+    wanted = dict(_PIPELINES[name])
+    if _library_and_class(index.get(_CHECKER)) != (None, None):  # [null, null] where there is none
+        wanted |= _CHECKER_PARTS
+    for part, classes in wanted.items():
         library, found = _library_and_class(index.get(part))
         if part == "scheduler" and library == "diffusers" and found not in classes:
             raise ConfigError(
@@ -299,7 +322,7 @@ def _parts(folder: Path) -> dict[str, str]:
                 f"generator {folder}: model_index.json wants {part} to be {found!r} of {library!r}; "
                 f"only {' or '.join(classes)} of diffusers or transformers is run"
             )
-    return {part: str(index[part][1]) for part in _PIPELINES[name]}
+    return {part: str(index[part][1]) for part in wanted}
 
 
 def _library_and_class(entry: Any) -> tuple[str | None, str | None]:
@@ -309,7 +332,7 @@ def _library_and_class(entry: Any) -> tuple[str | None, str | None]:
 
 
 def _check_scheduler(folder: Path) -> None:
-    settings = _read_json(folder / "scheduler" / "scheduler_config.json")
+    settings = read_json(folder / "scheduler" / "scheduler_config.json")
     for key, refused in _STOCHASTIC_SETTINGS.items():
         if settings.get(key) in refused:
             raise ConfigError(
@@ -318,49 +341,6 @@ def _check_scheduler(folder: Path) -> None:
             )
 
 
-def _check_weights(folder: Path, part: str, stem: str) -> None:
-    whole, sharded = folder / part / f"{stem}.safetensors", folder / part / f"{stem}.safetensors.index.json"
-    if whole.is_file():
-        _check_safetensors(whole)
-    elif sharded.is_file():
-        for name in sorted(set(_read_json(sharded).get("weight_map", {}).values())):
-            if Path(name).name != name or not (sharded.parent / name).is_file():
-                raise ConfigError(f"generator {folder}: {part}/{name} is missing; copy the whole pipeline folder")
-            _check_safetensors(sharded.parent / name)
-    else:
-        pickles = sorted(path.name for path in (folder / part).iterdir() if path.suffix in _PICKLES)
-        if pickles:
-            raise ConfigError(
-                f"generator {folder}: {part}/{pickles[0]} is a pickle, which could run code and is never opened; "
-                f"convert it to {whole.name}"
-            )
-        raise ConfigError(f"generator {folder}: the weights {part}/{whole.name} are missing; copy the whole folder")
-
-
-def _check_safetensors(path: Path) -> None:
-    """The header says how long the file must be: a pointer or half a download is told apart from weights."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        size = path.stat().st_size
-        try:
-            header = json.loads(file.read(length)) if 0 < length <= size - 8 else {}
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
-            ends = []
-    if not ends or 8 + length + max(ends) != size:
-        raise ConfigError(f"generator weights {path} are not a whole safetensors file; fetch them again")
-
-
 def _vae_factor(settings: Any) -> int:
     factor: int = 2 ** (len(settings["block_out_channels"]) - 1)
     return factor
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path} must hold a JSON object")
-    return value

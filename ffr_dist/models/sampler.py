@@ -21,6 +21,8 @@ class Outcomes:
     """bool, (batch,): False where the sampler produced no usable pixels (NaN latents)."""
     reasons: Sequence[str | None] = ()
     """Why a request yields nothing, where the host knows it already (no mask, no source); empty means none."""
+    rejects: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """bool, (batch,) each, by reason: True where the device has found one, which the host need not wait for here."""
     scores: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """float, (batch,) each: numbers that the keep rules and the sidecar want."""
 

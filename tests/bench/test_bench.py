@@ -3,6 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -32,3 +34,20 @@ def test_a_line_is_a_row_for_people_and_an_object_for_programs():
     assert row["name"] == "pack_8px"
     assert row["goal"] == 1.5
     assert abs(row["ratio"] - row["ours"] / row["peer"]) < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("measure", "names"),
+    [
+        ("from bench.generate_vs_bare import *; l = on_a_device(64, 1)", ["generate_device", "generate_vs_script"]),
+        ("from bench.generate_vs_bare import *; l = [on_the_cpu(16, 1)]", ["generate_embedded"]),
+        ("from bench.memory import *; l = [memory_engine(64)]", ["memory_engine"]),
+        ("from bench.memory import *; l = [memory_finish(512, 1024)]", ["memory_finish"]),
+    ],
+)
+def test_a_bench_of_the_engine_runs_to_its_end(measure, names):
+    """At a size at which its figures say nothing."""
+    shown = python("-c", f"{measure}; print(*(line.name for line in l))")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.split() == names

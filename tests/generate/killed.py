@@ -24,6 +24,9 @@ class KillingStore(Store):
     def put(self, key, body):
         self._around(key, super().put, body)
 
+    def put_file(self, key, path):
+        self._around(key, super().put_file, path)
+
     def put_if_absent(self, key, body):
         return self._around(key, super().put_if_absent, body)
 

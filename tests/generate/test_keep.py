@@ -1,14 +1,27 @@
+import math
 import subprocess
 import sys
+from dataclasses import replace
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from tiny_judges import write_stage
 
-from ffr_dist.generate.keep import KeepConfig, judge
+from ffr_dist.config import from_data, parse
+from ffr_dist.errors import ConfigError
+from ffr_dist.generate.keep import AgreementConfig, KeepConfig, pinned_keep
+from ffr_dist.generate.keep import judge as verdicts_of
+from ffr_dist.models.features import judge_sha256
 from ffr_dist.models.sampler import Outcomes
+
+
+def judge(made, config):
+    return verdicts_of(made, config).reasons
 
 
 def outcomes(*images, valid=None, reasons=()):
@@ -80,12 +93,83 @@ def test_a_verdict_depends_on_the_image_alone(order, padding):
     assert mixed[:5] == [alone[n] for n in order]
 
 
-@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_every_candidate_has_its_scores_and_they_are_exact():
+    """Against fractions, also where pixels are no multiple of what is summed at once."""
+    for side in (1, 16, 17, 300):
+        images = torch.randint(0, 256, (3, 3, side, side), generator=torch.Generator().manual_seed(side))
+        images[1] = 255
+        found = verdicts_of(outcomes(*images, valid=[True, True, False]), KeepConfig()).scores
+        assert {name: score.dtype for name, score in found.items()} == {"std": np.float32, "grey": np.float32}
+        for row, image in enumerate(images.tolist()):
+            planes = [[value for line in plane for value in line] for plane in image]
+            means = [Fraction(sum(plane), side**2) for plane in planes]
+            squares = sum(Fraction(sum(v * v for v in plane), side**2) for plane in planes) / 3
+            std = math.sqrt(squares - sum(mean**2 for mean in means) / 3)
+            assert found["std"][row] == np.float32(std)
+            assert found["grey"][row] == np.float32(float(abs(sum(means) / 3 - means[0])))
+
+
+def test_it_is_the_stored_score_that_is_compared():
+    image = noise(3)
+    score = float(verdicts_of(outcomes(image), KeepConfig()).scores["std"][0])
+    assert judge(outcomes(image), KeepConfig(blank_std=score)) == [None]
+    assert judge(outcomes(image), KeepConfig(blank_std=math.nextafter(score, 255))) == ["blank"]
+
+
+def test_what_the_device_rejects_counts_before_the_rules_and_after_nan():
+    made = outcomes(noise(), flat(1, 1, 1), noise(), valid=[True, True, False])
+    made = replace(made, rejects={"nsfw": torch.tensor([True, True, True])})
+    assert judge(made, KeepConfig()) == ["nsfw", "nsfw", "nan"]
+
+
+def test_agreement_below_the_least_or_no_number_at_all_disagrees():
+    config = KeepConfig(agreement=AgreementConfig(weights="x", least=0.5))
+    made = replace(
+        outcomes(*[noise()] * 3, flat(1, 1, 1)),
+        scores={"agreement": torch.tensor([0.5, 0.49999, math.nan, 0.1]), "own": torch.arange(4).double()},
+    )
+    found = verdicts_of(made, config)
+    assert found.reasons == [None, "disagrees", "disagrees", "blank"]
+    assert found.scores["own"].dtype == np.float32
+
+
+@pytest.mark.parametrize("value", [-1.0, 256.0, float("nan"), float("inf")])
 def test_bad_thresholds_are_refused(value):
     with pytest.raises(ValidationError):
         KeepConfig(blank_std=value)
     with pytest.raises(ValidationError):
         KeepConfig(grey_levels=value)
+    with pytest.raises(ValidationError):
+        AgreementConfig(weights="x", least=value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("agreement: {weights: x, least: 1.5}", "agreement.least"),
+        ("agreement: {weights: '', least: 0.5}", "agreement.weights"),
+        ("agreement: {weights: x}", "agreement.least: missing"),
+        ("agreement: {weights: x, least: 0.5, sha256: abc}", "agreement.sha256"),
+        ("near_duplicates: 0", "near_duplicates"),
+        ("near_duplicates: 65", "near_duplicates"),
+        ("grey_levels: 0.0", "grey_levels"),
+    ],
+)
+def test_a_recipe_with_nonsense_is_refused_by_key(text, told):
+    with pytest.raises(ConfigError, match=told):
+        parse(KeepConfig, text, "recipe")
+
+
+def test_the_plan_pins_the_weights_that_agreement_rests_on(tmp_path):
+    assert pinned_keep(KeepConfig()) == KeepConfig().model_dump(mode="json")
+    folder = write_stage(tmp_path / "stage")
+    config = KeepConfig(agreement=AgreementConfig(weights=str(folder), least=0.5))
+    found = pinned_keep(config)
+    assert found["agreement"] == {"weights": str(folder), "least": 0.5, "sha256": judge_sha256(str(folder))}
+    assert pinned_keep(from_data(KeepConfig, found, "plan")) == found
+    other = config.model_copy(update={"agreement": config.agreement.model_copy(update={"sha256": "0" * 64})})
+    with pytest.raises(ConfigError, match="not the one stated"):
+        pinned_keep(other)
 
 
 def test_no_room_below_the_worker_loads_torch():

@@ -1,27 +1,37 @@
+import dataclasses
 import hashlib
 import io
 import itertools
 import json
 import pickle
+import subprocess
+import sys
 import tarfile
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from noise import CODEC, GROUPS, SIZE, NoiseSampler, contents, pinned, requests
 from PIL import Image
+from tiny_judges import write_stage
 
 from ffr_dist.errors import ConfigError, ConflictError, InputError, StoppedError
 from ffr_dist.generate.driver import Driver
-from ffr_dist.generate.keep import KeepConfig
+from ffr_dist.generate.keep import AgreementConfig, KeepConfig, pinned_keep
+from ffr_dist.generate.shard import image_file
 from ffr_dist.generate.work import Work
 from ffr_dist.generate.worker import STAGES, Worker, WorkSpec
-from ffr_dist.quota import Exact
+from ffr_dist.models.features import load_judge
+from ffr_dist.quota import Exact, Request
 from ffr_dist.seeds import draw_seed
-from ffr_dist.shards.codec import blake2b16, decode
+from ffr_dist.shards.codec import CodecConfig, blake2b16, decode
+from ffr_dist.shards.look import look
 from ffr_dist.shards.sidecar import read_sidecar
 
 QUOTA = Exact({"red_cat": 20, "red_dog": 7, "blue_cat": 0, "blue_dog": 10})
@@ -298,3 +308,273 @@ def test_what_an_actor_is_given_can_be_pickled(planned):
     assert pickle.loads(pickle.dumps(spec)) == spec
     assert pickle.loads(pickle.dumps(work[0])) == work[0]
     assert len(pickle.dumps(work[0])) < 2_000
+
+
+class Watched(NoiseSampler):
+    """Counts how many of its batches are still in memory whenever it makes another."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.alive = weakref.WeakSet()
+        self.most = 0
+
+    def sample(self, requests, fetched):
+        outcomes = super().sample(requests, fetched)
+        self.alive.add(outcomes.images)
+        self.most = max(self.most, len(self.alive))
+        return outcomes
+
+
+@pytest.mark.parametrize("encoders", [1, 3])
+def test_no_more_than_two_sampled_batches_are_in_memory(planned, make_worker, monkeypatch, encoders):
+    """The sampler is quicker than the encoders here, and three intervals are made at once."""
+
+    def slow(*arguments, **options):
+        time.sleep(0.005)
+        return image_file(*arguments, **options)
+
+    monkeypatch.setattr("ffr_dist.generate.worker.image_file", slow)
+    pins = pinned(batch=4)
+    store, work = planned(pins)
+    sampler = Watched()
+    worker = make_worker(store, sampler, pins=pins, encoders=encoders)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(worker.make, work))
+    assert len(sampler.batches) == 10
+    assert sampler.most == 2
+
+
+def test_a_failed_batch_gives_its_room_back(planned, make_worker):
+    store, work = planned()
+    sampler = NoiseSampler(fail_at=work[0].candidates[9])
+    worker = make_worker(store, sampler)
+    for _ in range(4):
+        with pytest.raises(RuntimeError, match="on fire"):
+            worker.make(work[0])
+    sampler._fail_at = None
+    assert [worker.make(step).mine for step in work] == [True, True, True]
+
+
+class Full(NoiseSampler):
+    """A device without memory for the first few tries."""
+
+    def __init__(self, tries):
+        super().__init__()
+        self.left = tries
+
+    def sample(self, requests, fetched):
+        if self.left:
+            self.left -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().sample(requests, fetched)
+
+
+def test_a_device_that_is_out_of_memory_once_makes_the_same(planned, make_worker):
+    found = []
+    for tries in (0, 1):
+        store, work = planned()
+        make_worker(store, Full(tries)).make(work[0])
+        found.append(contents(store))
+    assert found[0] == found[1]
+
+
+def test_a_device_that_is_out_of_memory_twice_is_told_with_its_batch(planned, make_worker):
+    store, work = planned()
+    group, k = work[0].candidates[0]
+    with pytest.raises(
+        StoppedError, match=rf"no memory for the batch of 8 from {group} {k} on .*2.00 GiB.*generate.batch"
+    ):
+        make_worker(store, Full(2)).make(work[0])
+    assert list(store.list("commits")) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"images": torch.zeros(8, SIZE, SIZE, 3, dtype=torch.uint8)}, "16, 16, 3"),
+        ({"images": torch.zeros(8, 3, SIZE, SIZE)}, "float32"),
+        ({"valid": torch.ones(8)}, "valid"),
+        ({"valid": torch.ones(4, dtype=torch.bool)}, "valid"),
+        ({"reasons": [None]}, "reasons"),
+        ({"rejects": {"nsfw": torch.ones(8)}}, "nsfw"),
+        ({"scores": {"fate": torch.zeros(8, 1)}}, "fate"),
+        ({"scores": {"std": torch.zeros(8)}}, "std"),
+    ],
+)
+def test_outcomes_of_another_form_are_refused_by_name(planned, make_worker, wrong, told):
+    class Wrong(NoiseSampler):
+        def sample(self, requests, fetched):
+            return replace(super().sample(requests, fetched), **wrong)
+
+    store, work = planned()
+    with pytest.raises(ConfigError, match=told):
+        make_worker(store, Wrong()).make(work[0])
+    assert list(store.list("commits")) == []
+
+
+def test_what_the_device_rejects_has_its_row_reason_and_count(planned, make_worker):
+    class Guarded(NoiseSampler):
+        def sample(self, requests, fetched):
+            outcomes = super().sample(requests, fetched)
+            return replace(outcomes, rejects={"nsfw": outcomes.scores["fate"] < 0.4})
+
+    store, work = planned()
+    commit = make_worker(store, Guarded()).make(work[0]).commit
+    rows = read_sidecar(store.get(commit.sidecar.key)).to_pylist()
+    assert {row["reason"] for row in rows} == {None, "nsfw"}
+    assert all((row["reason"] == "nsfw") == (dict(row["scores"])["fate"] < 0.4) for row in rows)
+    assert sum(tally.rejected.get("nsfw", 0) for tally in commit.groups.values()) > 0
+
+
+def test_each_row_has_the_scores_that_thresholds_can_be_tightened_by(planned, make_worker):
+    store, work = planned()
+    commit = make_worker(store, NoiseSampler(bad=BAD)).make(work[0]).commit
+    for row in read_sidecar(store.get(commit.sidecar.key)).to_pylist():
+        scores = dict(row["scores"])
+        assert set(scores) == {"fate", "std", "grey"}
+        assert (row["reason"] == "blank") == (scores["std"] < 2)
+
+
+@pytest.fixture
+def agreeing(tmp_path):
+    """Keep rules with a trained stage that agrees with about half of all images."""
+    folder = write_stage(tmp_path / "stage", seed=2)
+    return pinned_keep(KeepConfig(agreement=AgreementConfig(weights=str(folder), least=0.5))), folder
+
+
+def test_what_disagrees_with_its_label_is_dropped_and_every_row_says_how_far(planned, make_worker, agreeing):
+    rules, folder = agreeing
+    pins = replace(pinned(), keep=rules)
+    found = []
+    for encoders in (1, 4):
+        store, work = planned(pins)
+        sampler = NoiseSampler(bad=BAD)
+        commit = make_worker(store, sampler, pins=pins, encoders=encoders).make(work[0]).commit
+        found.append(contents(store))
+    assert found[0] == found[1]
+    rows = read_sidecar(store.get(commit.sidecar.key)).to_pylist()
+    model = load_judge(str(folder), None, 2)
+    asked = [Request(group=row["group"], k=row["k"], prompt="") for row in rows]
+    for start in (0, 8):
+        batch = asked[start : start + 8]
+        images = NoiseSampler(bad=BAD)._outcomes(batch, sampler.fetch(batch)).images
+        wanted = model(images, [GROUPS.by_name(request.group).label for request in batch], [""] * 8)
+        assert [dict(row["scores"])["agreement"] for row in rows[start : start + 8]] == wanted.tolist()
+    assert {None, "disagrees"} <= {row["reason"] for row in rows}
+    for row in rows:
+        if row["reason"] in {None, "disagrees"}:
+            assert (row["reason"] is None) == (dict(row["scores"])["agreement"] >= 0.5)
+
+
+def test_a_worker_whose_judge_is_another_one_refuses_to_start(planned, make_worker, agreeing):
+    rules, folder = agreeing
+    pins = replace(pinned(), keep=rules)
+    store, _ = planned(pins)
+    (folder / "stage.json").write_text((folder / "stage.json").read_text() + " ")
+    with pytest.raises(ConfigError, match=rules["agreement"]["sha256"]):
+        make_worker(store, pins=pins)
+
+
+def test_looks_are_stored_where_near_duplicates_are_asked_for(planned, make_worker):
+    for near in (None, 12):
+        pins = pinned(keep=KeepConfig(near_duplicates=near))
+        store, work = planned(pins)
+        commit = make_worker(store, NoiseSampler(bad=BAD), pins=pins).make(work[0]).commit
+        rows = read_sidecar(store.get(commit.sidecar.key)).to_pylist()
+        bodies = iter(samples(store.get(commit.tar.key)))
+        for row in rows:
+            stored = look(decode(next(bodies)[1])) if row["accepted"] else None
+            assert row["look"] == (stored if near else None)
+
+
+@pytest.mark.parametrize("kind", ["png", "webp"])
+def test_the_pixel_hash_is_of_the_stored_pixels_in_every_format(planned, kind):
+    store, work = planned()
+    spec = WorkSpec(groups=GROUPS, codec=CodecConfig(format=kind), size=SIZE, pinned=pinned())
+    with Worker(spec, store, NoiseSampler(), requests) as worker:
+        commit = worker.make(work[0]).commit
+    rows = read_sidecar(store.get(commit.sidecar.key)).to_pylist()
+    bodies = [body for _, body, _, _ in samples(store.get(commit.tar.key))]
+    assert [row["pixels_blake2b"] for row in rows] == [blake2b16(decode(body)) for body in bodies]
+
+
+def test_the_device_tells_for_how_long_it_was_idle(planned, make_worker):
+    store, work = planned()
+    told = []
+    worker = make_worker(store, on_batch=told.append)
+    worker.make(work[0])
+    time.sleep(0.05)
+    worker.make(work[1])
+    assert told[0].idle_s == 0
+    assert told[2].idle_s >= 0.05
+    assert all(batch.idle_s >= 0 for batch in told)
+
+
+def test_a_stopped_worker_does_not_wait_for_room(planned, make_worker, monkeypatch):
+    """The encoders hang; the device's thread waits for them no longer than until it is stopped."""
+    go_on = threading.Event()
+
+    def stuck(*arguments, **options):
+        assert go_on.wait(10)
+        return image_file(*arguments, **options)
+
+    monkeypatch.setattr("ffr_dist.generate.worker.image_file", stuck)
+    pins = pinned(batch=4)
+    store, work = planned(pins)
+    sampler = NoiseSampler()
+    worker = make_worker(store, sampler, pins=pins)
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(worker.make, step) for step in work[:2]]
+        while len(sampler.batches) < 2:
+            time.sleep(0.001)
+        worker.stop()
+        assert worker._device.submit(lambda: "free").result(5) == "free"
+        assert len(sampler.batches) == 2
+        go_on.set()
+    for future in running:
+        with pytest.raises(StoppedError):
+            future.result()
+    assert list(store.list("commits")) == []
+
+
+def test_a_full_disk_is_a_store_error_and_leaves_nothing(tmp_path):
+    """The system's own limit on the size of a file stands in for the disk's end."""
+    code = """if True:
+        import resource, sys
+        from noise import CODEC, GROUPS, SIZE, NoiseSampler, pinned, requests
+        from ffr_dist.errors import StoreError
+        from ffr_dist.generate.driver import Driver
+        from ffr_dist.generate.worker import Worker, WorkSpec
+        from ffr_dist.quota import Exact
+        from ffr_dist.store import open_store
+        store = open_store(sys.argv[1])
+        work = Driver(store, GROUPS, Exact({"red_cat": 16}), pinned()).next()
+        spec = WorkSpec(groups=GROUPS, codec=CODEC, size=SIZE, pinned=pinned())
+        with Worker(spec, store, NoiseSampler(), requests) as worker:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
+            try:
+                worker.make(work)
+            except StoreError as error:
+                assert "shards/00000000" in str(error), error
+            else:
+                raise AssertionError("a tar larger than the limit was written")
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            assert not list(store.list("shards")) and not list(store.list("commits"))
+            assert worker.make(work).mine
+    """
+    here = {"PYTHONPATH": str(Path(__file__).parent), "PATH": "", "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")], check=True, env=here)
+
+
+def test_a_commit_tells_the_devices_time_without_what_came_before(planned, make_worker):
+    """So that pauses do not pass for a slow worker; ``ffr plan`` rests on it."""
+    store, work = planned()
+    told = []
+    worker = make_worker(store, NoiseSampler(seed=3), on_batch=told.append)
+    first = worker.make(work[0])
+    assert first.commit.seconds >= first.seconds["sample"]
+    worker._last = dataclasses.replace(worker._last, host=worker._last.host - 1_000)  # nothing to do for so long
+    told.clear()
+    second = worker.make(work[1])
+    assert told[0].idle_s >= 1_000
+    assert second.seconds["sample"] <= second.commit.seconds < 1_000

@@ -10,9 +10,11 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
+from tiny_judges import add_safety_checker
 
 from ffr_dist.datasets.embedded import prompts
 from ffr_dist.errors import ConfigError
+from ffr_dist.models.features import preprocess
 from ffr_dist.models.generator import DiffusersSampler, GeneratorConfig, check_generator, weights_sha256
 from ffr_dist.quota import Request
 
@@ -180,7 +182,10 @@ def sde(folder):
     ("spoil", "told"),
     [
         (remove("model_index.json"), "model_index.json is missing"),
-        (remove("unet/diffusion_pytorch_model.safetensors"), "weights unet/diffusion_pytorch_model.safetensors"),
+        (
+            remove("unet/diffusion_pytorch_model.safetensors"),
+            "the weights .*unet/diffusion_pytorch_model.safetensors are missing",
+        ),
         (remove("text_encoder/config.json"), "text_encoder/config.json is missing"),
         (pickled, "unet/diffusion_pytorch_model.bin is a pickle"),
         (truncated, "not a whole safetensors file"),
@@ -211,3 +216,53 @@ def test_a_folder_that_is_not_there_is_not_taken_for_a_hub_id(tmp_path):
 def test_a_size_that_the_pipeline_cannot_make_is_refused():
     with pytest.raises(ConfigError, match=r"size 36 does not suit.*multiple of 8"):
         check_generator(EMBEDDED.model_copy(update={"size": 36}))
+
+
+@pytest.fixture
+def guarded(folder):
+    """The shipped pipeline with a safety checker that refuses about half of all images, and the checker."""
+    return folder, add_safety_checker(folder)
+
+
+def test_the_safety_checkers_verdict_is_a_reason_and_no_image_is_blacked_out(guarded, sampler):
+    folder, checker = guarded
+    made = make(DiffusersSampler(config_of(folder), seed=0), REQUESTS)
+    assert torch.equal(made.images, make(sampler, REQUESTS).images)
+    settings = json.loads((folder / "feature_extractor" / "preprocessor_config.json").read_text())
+    _, wanted = checker(preprocess(settings)(made.images), torch.zeros(8, 3, 4, 4))
+    assert made.rejects["nsfw"].tolist() == wanted
+    assert 0 < sum(wanted) < 8
+
+
+def test_a_pipeline_without_a_checker_rejects_nothing(sampler, folder):
+    assert make(sampler, REQUESTS).rejects == {}
+    edit(folder / "model_index.json", safety_checker=[None, None], feature_extractor=[None, None])
+    assert make(DiffusersSampler(config_of(folder), seed=0), REQUESTS).rejects == {}
+
+
+def test_the_checker_belongs_to_the_weights(guarded):
+    folder, _ = guarded
+    first = weights_sha256(config_of(folder))
+    assert first != weights_sha256(EMBEDDED)
+    edit(folder / "feature_extractor" / "preprocessor_config.json", resample=2)
+    assert weights_sha256(config_of(folder)) != first
+
+
+def checker_pickled(folder):
+    (folder / "safety_checker/model.safetensors").rename(folder / "safety_checker/pytorch_model.bin")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (checker_pickled, "safety_checker/pytorch_model.bin is a pickle"),
+        (remove("feature_extractor/preprocessor_config.json"), "feature_extractor/preprocessor_config.json is missing"),
+        (lambda folder: edit(folder / "model_index.json", safety_checker=["mine", "Checker"]), "safety_checker to be"),
+        (lambda folder: edit(folder / "model_index.json", feature_extractor=[None, None]), "feature_extractor to be"),
+    ],
+)
+def test_a_checker_that_cannot_be_loaded_is_refused_by_name(guarded, spoil, told):
+    folder, _ = guarded
+    spoil(folder)
+    with pytest.raises(ConfigError, match=told):
+        check_generator(config_of(folder))
