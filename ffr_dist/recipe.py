@@ -23,6 +23,7 @@ from ffr_dist.groups import Groups
 from ffr_dist.methods import Method, MethodConfig, build
 from ffr_dist.shards.codec import CodecConfig
 from ffr_dist.store import Mine, Store, Theirs
+from ffr_dist.store.config import StoreConfig
 from ffr_dist.train.stage import Mitigation, TrainConfig
 
 KEY = "recipe.yaml"
@@ -90,6 +91,9 @@ class Recipe(Config):
     name: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
     seed: int = Field(default=0, ge=0)
     output: str
+    """A folder or a bucket's URL, where all results go."""
+    storage: StoreConfig = StoreConfig()
+    """How that bucket is reached; it has no part in what is made."""
     data: DataConfig = Field(discriminator="kind")
     size: PositiveInt
     """Height and width of all images, real and synthetic."""

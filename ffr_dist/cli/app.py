@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ffr_dist.cli.curate import register
 from ffr_dist.errors import FFRError, InputError
 
 app = typer.Typer(
@@ -43,7 +44,9 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except FFRError as error:
-        sys.stderr.write(f"ffr: {error}\n")
+        from ffr_dist.launch.redact import redact
+
+        sys.stderr.write(f"ffr: {redact(str(error))}\n")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         command = shlex.join(["ffr", *sys.argv[1:]])
@@ -88,16 +91,13 @@ def init(
 
 @app.command()
 def plan(recipe: RecipeArg, out: OutOption = None, as_json: JsonOption = False) -> None:
-    """Show what a recipe will make: counts, quotas, intervals, expected time and size. Writes nothing."""
+    """Show what a recipe will make, and its time and cost on 1, 8 and 64 workers. Writes nothing."""
     from ffr_dist.cli.show import plan_table
-    from ffr_dist.launch.context import load_study
+    from ffr_dist.launch.context import load_study, open_begun
     from ffr_dist.launch.planning import summarise
-    from ffr_dist.store import open_store
 
     study = load_study(recipe)
-    where = out or study.recipe.output
-    known = Path(where).is_dir()  # only a run that was begun has a measured rate
-    summary = summarise(study, open_store(where, create=False) if known else None)
+    summary = summarise(study, open_begun(study, out))
     if as_json:
         _print_json(summary)
     else:
@@ -136,38 +136,71 @@ def import_(recipe: RecipeArg, out: OutOption = None) -> None:
 
 
 @app.command()
-def generate(recipe: RecipeArg, out: OutOption = None) -> None:
+def generate(
+    recipe: RecipeArg,
+    out: OutOption = None,
+    stop_after: Annotated[
+        str | None, typer.Option(help="'pilot': make the first round, and tell what it says.")
+    ] = None,
+    join: Annotated[bool, typer.Option("--join", help="Work beside another driver of the same output.")] = False,
+    inline: Annotated[bool, typer.Option("--inline", help="In this process, without Ray.")] = False,
+) -> None:
     """Generate the pool on Ray actors, and finish it."""
+    from ffr_dist.cli.show import pilot_table
+    from ffr_dist.launch.planning import summarise
     from ffr_dist.launch.pool import make_pool
 
+    if stop_after not in {None, "pilot"}:
+        raise InputError(f"--stop-after {stop_after}: the only place to stop at is 'pilot'")
+    flags = " --inline" if inline else ""
     with _shown() as show:
-        run = _start("generate", recipe, out, show)
-        manifest = make_pool(run)
+        run = _start("generate", recipe, out, show, flags)
+        if stop_after is None:
+            manifest = make_pool(run, join=join, inline=inline)
+        else:
+            make_pool(run, join=join, inline=inline, stop_after_pilot=True)
+    if stop_after is not None:
+        pilot_table(_console(), summarise(run.study, run.store), run.command)
+        return
     _console().print(
         f"{run.store.url}: {manifest.images:,} images, manifest {manifest.manifest_sha256}", highlight=False
     )
 
 
-@app.command()
-def finish(out: OutputArg) -> None:
-    """Select exactly the quota from what is committed and publish the manifest."""
-    from ffr_dist.launch.pool import finish_pool
-
-    manifest = finish_pool(_existing(out))
-    _console().print(f"{out}: {manifest.images:,} images, manifest {manifest.manifest_sha256}", highlight=False)
+register(app)
 
 
 @app.command()
-def status(out: OutputArg, as_json: JsonOption = False) -> None:
+def status(
+    out: OutputArg,
+    watching: Annotated[
+        bool, typer.Option("--watch", help="Look again every few seconds, until it is finished.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Tell how far an output is, from its store alone."""
-    from ffr_dist.cli.show import status_table
-    from ffr_dist.launch.planning import read_status
+    from ffr_dist.cli.show import watch
+    from ffr_dist.launch.planning import Status
 
-    found = read_status(_existing(out))
-    if as_json:
-        _print_json(found)
-    else:
-        status_table(_console(), found)
+    reader = Status(_existing(out))
+    if not watching:
+        found = reader.read()
+        if as_json:
+            _print_json(found)
+        else:
+            from ffr_dist.cli.show import status_view
+
+            _console().print(status_view(found), soft_wrap=False)
+        return
+    try:
+        if as_json:
+            for found in reader.watch():
+                sys.stdout.write(json.dumps(found) + "\n")
+                sys.stdout.flush()
+        else:
+            watch(_console(), reader.watch())
+    except KeyboardInterrupt:
+        sys.exit(0)
 
 
 @app.command()
@@ -252,11 +285,14 @@ def run(recipe: RecipeArg, out: OutOption = None) -> None:
 
 
 @app.command()
-def doctor(as_json: JsonOption = False) -> None:
+def doctor(
+    out: Annotated[str | None, typer.Argument(help="An output to try too; a folder or a bucket.")] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Tell what of this machine is right for a run, and what is not."""
     from ffr_dist.launch.doctor import examine
 
-    findings = examine()
+    findings = examine(out)
     if as_json:
         _print_json([{"what": f.what, "ok": f.ok, "found": f.found, "cure": f.cure} for f in findings])
     else:
@@ -305,11 +341,11 @@ def _cell(verb: str, recipe: str, out: str | None, arm: str, mitigation: str, se
         _console().print(f"weights: {started.store.url}/{trained[-1].weights}", highlight=False)
 
 
-def _start(verb: str, recipe: str, out: str | None, show: Any) -> Any:
+def _start(verb: str, recipe: str, out: str | None, show: Any, flags: str = "") -> Any:
     from ffr_dist.launch.context import load_study, start_run
 
     study = load_study(recipe)
-    command = f"ffr {verb} {shlex.quote(recipe)}" + ("" if out is None else f" --out {shlex.quote(out)}")
+    command = f"ffr {verb} {shlex.quote(recipe)}" + ("" if out is None else f" --out {shlex.quote(out)}") + flags
     return start_run(study, out=out, command=command, tell=show)
 
 

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.padding import Padding
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
+from rich.text import Text
 
-from ffr_dist.launch.events import Began, Ended, Event, Generating, Training, Warned
+from ffr_dist.launch.events import (
+    Abandoned,
+    AttemptFailed,
+    Began,
+    Ended,
+    Event,
+    Generating,
+    Training,
+    Warned,
+    WorkerDown,
+)
 
 _PLAIN_EVERY_S = 5.0
+_REASONS = 4
+"""Reasons of rejection that fit on a line; the most frequent ones."""
+_NARROW = 100
 
 
 class Show:
@@ -22,38 +39,48 @@ class Show:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bars = Progress(
-            TextColumn("  {task.description}"),
-            BarColumn(bar_width=28),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=16 if console.width < _NARROW else 32),
             TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
             TextColumn("[dim]{task.fields[note]}"),
-            TimeElapsedColumn(),
             console=console,
-            transient=True,
-            disable=not console.is_terminal,
         )
+        self._head: Sequence[str] = ()
         self._tasks: dict[str, TaskID] = {}
-        self._last_plain = 0.0
+        self._live = Live(get_renderable=self._render, console=console, transient=True, refresh_per_second=4)
+        self._last_plain: float | None = None
 
     def __enter__(self) -> Self:
-        self._bars.start()
+        if self._console.is_terminal:
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        self._live.stop()
+
+    def refresh(self) -> None:
+        """Draw now."""
+        self._live.refresh()
 
     def __call__(self, event: Event) -> None:
         match event:
             case Began(what, detail):
                 self._clear()
-                self._line(f"[cyan]…[/] {what} [dim]{detail}[/]")
+                self._line(f"[cyan]…[/] {escape(what)} [dim]{escape(detail)}[/]")
             case Ended(what, detail, reused):
                 self._clear()
                 mark, note = ("[dim]=[/]", " [dim](done before)[/]") if reused else ("[green]✓[/]", "")
-                self._line(f"{mark} {what}: {detail}{note}")
+                self._line(f"{mark} {escape(what)}: {escape(detail)}{note}")
             case Warned(message):
-                self._line(f"[yellow]![/] {message}")
+                self._warning(message)
+            case WorkerDown():
+                self._warning(f"worker {event.worker} is gone: {event.why}")
+            case AttemptFailed():
+                self._warning(f"interval {event.interval} failed on {event.worker} ({event.kind}): {event.why}")
+            case Abandoned():
+                self._warning(f"interval {event.interval} is given up ({event.why}); later rounds make up its images")
             case Generating():
                 self._generating(event)
             case Training():
@@ -63,11 +90,26 @@ class Show:
         total = sum(event.quota.values())
         done = min(total, _kept(event) + event.in_flight)
         rate = "rate unknown" if event.images_per_second is None else f"{event.images_per_second:.1f} images/s"
-        left = "" if event.eta_s is None else f", {_duration(event.eta_s)} to go"
-        note = f"{rate}{left}, round {event.round}, {event.committed}/{event.planned} shards, {event.workers} workers"
-        if self._plain(f"  generated {done:,} of {total:,} images ({note})"):
+        state = [rate]
+        if event.eta_s is not None:
+            state.append(f"{_duration(event.eta_s)} to go")
+        state += [
+            f"round {event.round}",
+            f"{event.committed:,}/{event.planned:,} shards",
+            _workers(event.workers),
+        ]
+        money = []
+        if event.cost is not None:
+            limit = "" if event.max_cost is None else f" of {event.max_cost:g}"
+            money.append(f"cost {event.cost:.2f}{limit}")
+        if event.idle_share is not None:
+            money.append(f"devices idle {event.idle_share:.1%}")
+        if event.rejected:
+            money.append(f"rejected {_reasons(event.rejected)}")
+        if self._plain(f"  generated {done:,} of {total:,} images ({', '.join([*state, *money])})"):
             return
-        self._bar("all groups", done, total, note)
+        self._head = [", ".join(line) for line in (state, money) if line]
+        self._bar("all groups", done, total, "")
         for name, quota in event.quota.items():
             tried = event.tried.get(name, 0)
             accepted = event.accepted.get(name, 0)
@@ -82,6 +124,11 @@ class Show:
             return
         self._bar(event.stage, progress.step, progress.steps, note)
 
+    def _render(self) -> RenderableType:
+        if not self._tasks:
+            return Text()
+        return Padding(Group(*(Text(line, style="dim") for line in self._head), self._bars), (0, 0, 0, 2))
+
     def _bar(self, name: str, done: float, total: float, note: str) -> None:
         if name not in self._tasks:
             self._tasks[name] = self._bars.add_task(name, total=total, note="")
@@ -91,6 +138,12 @@ class Show:
         for task in self._tasks.values():
             self._bars.remove_task(task)
         self._tasks.clear()
+        self._head = ()
+        if self._live.is_started:
+            self._live.refresh()
+
+    def _warning(self, text: str) -> None:
+        self._line(f"[yellow]![/] {escape(text)}")
 
     def _line(self, text: str) -> None:
         self._console.print(text, highlight=False)
@@ -99,9 +152,10 @@ class Show:
         """Off a terminal, say it as a line every few seconds; True if bars are not for here."""
         if self._console.is_terminal:
             return False
-        if time.monotonic() - self._last_plain >= _PLAIN_EVERY_S:
-            self._last_plain = time.monotonic()
-            self._line(text)
+        now = time.monotonic()
+        if self._last_plain is None or now - self._last_plain >= _PLAIN_EVERY_S:
+            self._last_plain = now
+            self._console.print(text, highlight=False, markup=False)
         return True
 
 
@@ -109,12 +163,28 @@ def _kept(event: Generating) -> int:
     return sum(min(event.accepted.get(name, 0), quota) for name, quota in event.quota.items())
 
 
+def _reasons(counts: Mapping[str, int]) -> str:
+    """The most frequent reasons, and how many the others are."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    shown = [f"{reason} {count:,}" for reason, count in ordered[:_REASONS]]
+    rest = sum(count for _, count in ordered[_REASONS:])
+    return ", ".join([*shown, *([f"others {rest:,}"] if rest else [])])
+
+
 def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
+    if seconds < 600:
+        return f"{seconds / 60:.1f} min"
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+    if seconds < 360_000:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86_400:,.0f} days"
+
+
+def _workers(count: int) -> str:
+    return f"{count:,} worker{'' if count == 1 else 's'}"
 
 
 def _bytes(count: float) -> str:
@@ -122,7 +192,31 @@ def _bytes(count: float) -> str:
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
-    return f"{count:.1f} TB"
+    return f"{count:,.1f} TB"
+
+
+def _between(estimate: Mapping[str, Any], told: Callable[[float], str]) -> str:
+    """An estimate with its interval, as far as it has one."""
+    expected, low, high = (estimate[name] for name in ("expected", "low", "high"))
+    if low is None and high is None:
+        return told(expected)
+    if high is None:
+        return f"{told(expected)} (at least {told(low)})"
+    low_told, high_told = told(low), told(high)
+    if low_told == high_told:
+        return told(expected)
+    number, _, unit = low_told.partition(" ")
+    if unit and high_told.endswith(f" {unit}"):
+        low_told = number
+    return f"{told(expected)} ({low_told} – {high_told})"
+
+
+def _money(amount: float) -> str:
+    return f"{amount:,.2f}" if amount < 1000 else f"{amount:,.0f}"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f}"
 
 
 def plan_table(console: Console, plan: Mapping[str, Any]) -> None:
@@ -132,41 +226,172 @@ def plan_table(console: Console, plan: Mapping[str, Any]) -> None:
     for arm in next(iter(groups.values()))["arms"]:
         columns.setdefault(tuple(row["arms"][arm] for row in groups.values()), []).append(arm)
     shown = {counts: arms for counts, arms in columns.items() if any(counts)}
-    table = Table(title="Images of each group: real, in the pool, and taken by each arm", title_justify="left")
-    table.add_column("group")
+    _say(console, "Images of each group: real, in the pool, and taken by each arm")
+    table = Table()
+    table.add_column("group", overflow="fold")
     for name in ("real", "pool", *("\n".join(arms) for arms in shown.values())):
         table.add_column(name, justify="right")
     for place, (name, row) in enumerate(groups.items()):
         table.add_row(name, f"{row['real']:,}", f"{row['quota']:,}", *(f"{counts[place]:,}" for counts in shown))
     console.print(table)
-    seconds = plan["seconds"]
-    time_told = (
-        "rate unknown (run it once, or state generate.images_per_second)" if seconds is None else _duration(seconds)
+    _say(
+        console,
+        f"{sum(row['quota'] for row in groups.values()):,} images from "
+        f"{_between(plan['candidates'], lambda count: f'{count:,.0f}')} candidates in {plan['intervals']:,} intervals, "
+        f"batches of {plan['batch']}; about {_bytes(plan['bytes'])}",
     )
-    console.print(
-        f"{sum(row['quota'] for row in plan['groups'].values()):,} images in {plan['intervals']:,} intervals, "
-        f"batches of {plan['batch']}; about {_bytes(plan['bytes'])}; time: {time_told}",
-        highlight=False,
-    )
+    _outlook(console, plan)
 
 
-def status_table(console: Console, status: Mapping[str, Any]) -> None:
-    """``ffr status`` for people."""
-    intervals = status["intervals"]
-    state = "finished" if status["finished"] else f"round {status['round']}"
-    eta = f", about {_duration(status['eta_s'])} to go" if status["eta_s"] else ""
-    console.print(
-        f"{state}: {intervals['committed']} of {intervals['planned']} intervals committed, "
-        f"{intervals['abandoned']} abandoned{eta}",
-        highlight=False,
+def pilot_table(console: Console, plan: Mapping[str, Any], command: str) -> None:
+    """What the pilot of a run found, and what the rest will take."""
+    _say(console, "The pilot is done. In brackets: 95 % intervals.")
+    console.print(_groups_table(plan["groups"]))
+    _say(
+        console,
+        f"{_between(plan['candidates'], lambda count: f'{count:,.0f}')} candidates in {plan['intervals']:,} intervals "
+        f"will fill the quotas; about {_bytes(plan['bytes'])}",
     )
+    _outlook(console, plan)
+    _say(console, f"to go on: {command}")
+
+
+def _outlook(console: Console, plan: Mapping[str, Any]) -> None:
+    """What is to be made, by how many workers, and what that rests on."""
+    if plan["unfillable"]:
+        _say(console, f"! {plan['unfillable']}")
+        return
+    if plan["spent"] is not None and plan["spent"]["device_seconds"]:
+        spent = plan["spent"]
+        cost = "" if spent["cost"] is None else f", cost {_money(spent['cost'])}"
+        _say(console, f"so far: {_duration(spent['device_seconds'])} of device time{cost}")
+    if not plan["to_go"]["intervals"]:
+        _say(console, "nothing is left to generate")
+        return
+    rate = plan["images_per_second"]
+    if rate is None:
+        _say(
+            console,
+            "rate unknown: state generate.images_per_second, or run the pilot (ffr generate … --stop-after pilot)",
+        )
+        return
+    left = plan["to_go"]
+    _say(console, f"To make {left['candidates']:,} candidates in {left['intervals']:,} intervals:")
+    console.print(_fleets_table(plan))
+    measured = plan["measured"]
+    per_worker = f"{_between(rate, lambda value: f'{value:.3g}')} images/s a worker"
+    told = [f"{per_worker}, {'as measured' if measured['rate'] else 'as the recipe states'}"]
+    if not measured["acceptance"]:
+        told.append("every candidate taken for accepted")
+    if not all(measured.values()):
+        told.append("--stop-after pilot measures")
+    _say(console, "; ".join(told))
+
+
+def _fleets_table(plan: Mapping[str, Any]) -> Table:
     table = Table()
-    for name, justify in (("group", "left"), ("quota", "right"), ("accepted", "right"), ("rejected", "left")):
-        table.add_column(name, justify="left" if justify == "left" else "right")
-    for name, row in status["groups"].items():
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in row["rejected"].items())
-        table.add_row(name, f"{row['quota']:,}", f"{row['accepted']:,}", reasons or "none")
-    console.print(table)
+    priced = any(fleet["cost"] is not None for fleet in plan["fleets"])
+    for name in ("workers", "GPUs", "time", *(["cost"] if priced else [])):
+        table.add_column(name, justify="right", no_wrap=True)
+    for fleet in plan["fleets"]:
+        cost = [_between(fleet["cost"], _money)] if priced else []
+        table.add_row(f"{fleet['workers']}", f"{fleet['gpus']:g}", _between(fleet["seconds"], _duration), *cost)
+    return table
+
+
+def _groups_table(groups: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = Table()
+    table.add_column("group", overflow="fold")
+    for name in ("quota", "accepted", "acceptance %"):
+        table.add_column(name, justify="right")
+    table.add_column("rejected")
+    for name, row in groups.items():
+        share = row.get("acceptance")
+        table.add_row(
+            name,
+            f"{row['quota']:,}",
+            f"{row['accepted']:,}",
+            "" if share is None else _between(share, _share),
+            _reasons(row["rejected"]) or "none",
+        )
+    return table
+
+
+def status_view(status: Mapping[str, Any]) -> RenderableType:
+    """``ffr status`` for people."""
+    parts: list[RenderableType] = [Text(line) for line in _status_lines(status)]
+    parts.append(_groups_table(status["groups"]))
+    parts += [Text(f"given up: {count} × {why}") for why, count in status["abandoned"].items()]
+    parts += [Text(_driver_line(driver)) for driver in status["drivers"] if driver["state"] != "ended"]
+    if ended := sum(driver["state"] == "ended" for driver in status["drivers"]):
+        parts.append(Text(f"{ended} earlier start{'s' if ended > 1 else ''} ended"))
+    parts += [Text(_event_line(event), style="dim", overflow="ellipsis", no_wrap=True) for event in status["events"]]
+    return Group(*parts)
+
+
+def status_line(status: Mapping[str, Any]) -> str:
+    """The same on one line, for logs."""
+    return "; ".join(_status_lines(status))
+
+
+def watch(console: Console, statuses: Iterable[Mapping[str, Any]]) -> None:
+    """Show each status in place of the one before; off a terminal, a line each."""
+    if not console.is_terminal:
+        for status in statuses:
+            console.print(status_line(status), highlight=False, markup=False)
+        return
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        for status in statuses:
+            live.update(status_view(status), refresh=True)
+
+
+def _status_lines(status: Mapping[str, Any]) -> list[str]:
+    intervals, to_go, spent = status["intervals"], status["to_go"], status["spent"]
+    alive = [driver for driver in status["drivers"] if driver["state"] == "alive"]
+    state = "finished" if status["finished"] else "running" if alive else "not running"
+    failed = f", {status['failures']:,} failed attempts" if status["failures"] else ""
+    kept = sum(min(row["accepted"], row["quota"]) for row in status["groups"].values())
+    total = sum(row["quota"] for row in status["groups"].values())
+    head = (
+        f"{state}: {kept:,} of {total:,} images in round {status['round']}, {intervals['committed']:,} of "
+        f"{intervals['planned']:,} intervals committed, {intervals['abandoned']:,} abandoned{failed}"
+    )
+    pace = []
+    if status["images_per_second"] is not None:
+        pace.append(f"{status['images_per_second']:.1f} images/s {'now' if alive else 'when it last ran'}")
+    if to_go is not None and to_go["seconds"] is not None and to_go["intervals"]:
+        of = _workers(to_go["workers"] or 1)
+        pace.append(f"to go {_between(to_go['seconds'], _duration)} with {of}")
+    pace.append(_bytes(status["bytes"]))
+    costs = []
+    if spent["device_seconds"]:
+        costs.append(f"{_duration(spent['device_seconds'])} of device time")
+    if spent["cost"] is not None:
+        costs.append(f"cost {_money(spent['cost'])} so far")
+    if to_go is not None and to_go["cost"] is not None and to_go["intervals"]:
+        costs.append(f"{_between(to_go['cost'], _money)} to go")
+    return [head, ", ".join(pace), *([", ".join(costs)] if costs else [])]
+
+
+def _driver_line(driver: Mapping[str, Any]) -> str:
+    cost = "" if driver["cost"] is None else f", cost {_money(driver['cost'])}"
+    return (
+        f"driver {driver['driver']} on {driver['host']}: {driver['state']}, {_workers(driver['workers'])}, "
+        f"{_duration(driver['device_seconds'])} of device time{cost}"
+    )
+
+
+def _event_line(event: Mapping[str, Any]) -> str:
+    told = " ".join(
+        f"{name}={value}"
+        for name, value in event.items()
+        if name not in {"at", "driver", "event"} and isinstance(value, str | int | float) and value != ""
+    )
+    return f"{str(event['at'])[11:19]} {event['event']} {told}"
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False)
 
 
 def results_table(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from ffr_dist.datasets.ingest import ingest
 from ffr_dist.datasets.source import Split
-from ffr_dist.errors import ConfigError
+from ffr_dist.errors import ConfigError, InputError
 from ffr_dist.groups import Groups
 from ffr_dist.launch.events import Began, Ended, Tell, silent
 from ffr_dist.methods import Method
 from ffr_dist.quota import Exact, Quota, Survivors
-from ffr_dist.recipe import Recipe, build_method, claim_output, load_recipe, pixel_fields
+from ffr_dist.recipe import KEY, Recipe, build_method, claim_output, load_recipe, pixel_fields
 from ffr_dist.store import Store, open_store
 
 _NEEDED = ("train", "val", "test")
@@ -99,9 +99,18 @@ class Run:
 
 def start_run(study: Study, *, out: str | None = None, command: str, tell: Tell = silent) -> Run:
     """Open the output and claim it: the recipe is the first thing written there."""
-    store = open_store(out or study.recipe.output)
+    store = open_store(out or study.recipe.output, config=study.recipe.storage)
     claim_output(store, study.text, pixel_fields(study.recipe, study.method))
     return Run(study=study, store=store, command=command, tell=tell)
+
+
+def open_begun(study: Study, out: str | None = None) -> Store | None:
+    """The output, to look at, where something was begun there; None where there is nothing, and nothing is made."""
+    try:
+        store = open_store(out or study.recipe.output, create=False, config=study.recipe.storage)
+        return store if store.exists(KEY) else None
+    except InputError:
+        return None
 
 
 def import_real(run: Run, seed: int) -> dict[str, Store]:

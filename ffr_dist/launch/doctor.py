@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ffr_dist.errors import FFRError
+from ffr_dist.launch.redact import redact
 from ffr_dist.store import Mine, Theirs, open_store
 
 _LIBRARIES = ("torch", "ray", "diffusers", "transformers", "accelerate", "pyarrow", "obstore")
@@ -26,10 +27,21 @@ class Finding:
     cure: str = ""
 
 
-def examine() -> list[Finding]:
-    """All findings, good and bad."""
+def examine(out: str | None = None) -> list[Finding]:
+    """All findings, good and bad; of the output ``out`` too, where one is given."""
     checks: list[Callable[[], Finding]] = [_python, _libraries, _store, _disk, _shared_memory, _device, _ray]
-    return [check() for check in checks]
+    return [check() for check in checks] + ([] if out is None else [_output(out)])
+
+
+def _output(url: str) -> Finding:
+    """Whether an output keeps the promise that everything rests on, tried by many writers at once."""
+    from ffr_dist.store.probe import probe  # noqa: PLC0415 - where an output is given
+
+    try:
+        probe(open_store(url))
+    except FFRError as error:
+        return Finding(f"output {url}", False, redact(str(error)), "check the URL, the credentials and docs/storage.md")
+    return Finding(f"output {url}", True, "no violation of put-if-absent seen")
 
 
 def _python() -> Finding:

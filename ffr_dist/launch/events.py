@@ -28,12 +28,14 @@ class Ended:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generating:
-    """The state of the pool, after each commit and each second."""
+    """The state of the pool, a few times a second while something happens."""
 
     round: int
     quota: Mapping[str, int]
     accepted: Mapping[str, int]
     tried: Mapping[str, int]
+    rejected: Mapping[str, int]
+    """Counts by reason, over all groups."""
     in_flight: int
     """Images kept so far of intervals that are not committed yet."""
     planned: int
@@ -41,8 +43,15 @@ class Generating:
     committed: int
     workers: int
     images_per_second: float | None
-    """Accepted images of this start, since the first commit; None before the second."""
+    """Candidates of all workers together over the last minutes; None before the second batch."""
+    idle_share: float | None
+    """Of the devices' time since their last batch but a few; None where nobody measured it."""
     eta_s: float | None
+    device_seconds: float
+    """Of this start: time × workers × their share of a GPU."""
+    cost: float | None
+    """Of all starts of this output; None without a price."""
+    max_cost: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,89 +4,240 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal, overload
 
 from ffr_dist.config import parse
-from ffr_dist.errors import InputError, StoppedError
-from ffr_dist.generate.driver import Driver, Finished
-from ffr_dist.generate.inline import run_inline
+from ffr_dist.errors import InputError, MissingError, StoppedError, StoreError
+from ffr_dist.generate.driver import Driver, Finished, Progress
+from ffr_dist.generate.inline import Source, run_inline
+from ffr_dist.generate.work import Receipt
 from ffr_dist.generate.worker import Worker, WorkSpec
 from ffr_dist.launch.context import Run, Study, import_real, make_study
 from ffr_dist.launch.device import local_device
+from ffr_dist.launch.eventlog import EventLog
 from ffr_dist.launch.events import Began, Ended
+from ffr_dist.launch.heartbeat import Heartbeat, Spent, claim
+from ffr_dist.launch.ledger import Ledger
 from ffr_dist.launch.meter import Meter
+from ffr_dist.launch.orders import Patience
 from ffr_dist.launch.planning import pinned
 from ffr_dist.launch.prepare import prepare
+from ffr_dist.launch.signals import StopSignals
+from ffr_dist.launch.supply import End, Supply
 from ffr_dist.methods import Inputs
-from ffr_dist.plan.document import read_rounds
+from ffr_dist.plan.document import Pinned, read_pinned, read_rounds, refuse_other
 from ffr_dist.plan.rounds import Unfillable
 from ffr_dist.recipe import KEY, Recipe
 from ffr_dist.shards.finish import finish
-from ffr_dist.shards.manifest import Manifest, latest_manifest
-from ffr_dist.shards.selection import latest_revision
-from ffr_dist.store import Store
+from ffr_dist.shards.manifest import Manifest, copy_manifest, latest_manifest
+from ffr_dist.shards.selection import latest_revision, write_first_revision
+from ffr_dist.store import Store, probe
 
 
-def make_pool(run: Run, *, inline: bool = False) -> Manifest:
-    """Generate what is missing and finish the set. With ``inline`` in this process, else on Ray actors."""
-    quota = run.study.quota()
-    real = import_real(run, run.recipe.compare.seeds[0]) if run.method.prepare({}) else {}
-    inputs, prepared = prepare(run, real)
-    plan = pinned(run.study, prepared, weights_sha256=run.method.weights_sha256())
-    driver = Driver(run.store, run.study.groups, quota, plan)  # refuses another quota, or other pinned values
-    finished = latest_manifest(run.store)
-    if finished is not None:
-        run.tell(Ended("generate", f"{finished.images:,} images", reused=True))
-        return finished
-    spec = WorkSpec(groups=run.study.groups, codec=run.recipe.codec, size=run.recipe.size, pinned=plan)
-    run.tell(Began("generate", f"{sum(quota.counts.values()):,} images over {len(quota.counts)} groups"))
-    began = time.monotonic()
-    try:
-        if inline:
-            end = _run_here(run, driver, spec, inputs)
-        else:
-            from ffr_dist.launch.cluster import run_on_ray  # noqa: PLC0415 - Ray takes seconds to import
+@overload
+def make_pool(
+    run: Run, *, inline: bool = ..., join: bool = ..., stop_after_pilot: Literal[False] = ..., patience: Patience = ...
+) -> Manifest: ...
+@overload
+def make_pool(
+    run: Run, *, inline: bool = ..., join: bool = ..., stop_after_pilot: Literal[True], patience: Patience = ...
+) -> Progress: ...
+def make_pool(
+    run: Run,
+    *,
+    inline: bool = False,
+    join: bool = False,
+    stop_after_pilot: bool = False,
+    patience: Patience = Patience(),  # noqa: B008 - frozen
+) -> Manifest | Progress:
+    """Generate what is missing of the latest selection and finish it; or, ``stop_after_pilot``, decide round 0 and tell
+    what was accepted.
 
-            end = run_on_ray(run, driver, spec, inputs)
-    except KeyboardInterrupt as error:
-        raise StoppedError(f"stopped; what is committed is kept. To go on: {run.command}") from error
-    if isinstance(end, Unfillable):
-        told = "; ".join(f"{name}: {reason}" for name, reason in end.groups.items())
-        raise StoppedError(
-            f"some groups cannot be filled ({told}). Look at the rejected images' reasons with 'ffr status "
-            f"{run.store.url}', then loosen generate.keep or change the prompts, and write to another output"
-        )
-    manifest = finish(
-        run.store, run.study.groups, run.recipe.codec, run.recipe.size, planned=end.intervals, detail=_detail(run.study)
-    )
-    run.tell(Ended("generate", f"{manifest.images:,} images in {time.monotonic() - began:.0f} s"))
-    return manifest
+    With ``inline`` in this process, else on Ray actors. ConflictError where another driver is at work, unless ``join``.
+    """
+    with StopSignals() as signals:
+        try:
+            if _finished(run.store) is None or stop_after_pilot:
+                with _at_work(run, join=join) as desk:
+                    return _make(desk, signals, inline=inline, pilot=stop_after_pilot, patience=patience)
+            return _found(run)
+        except KeyboardInterrupt as error:
+            raise StoppedError(f"stopped; what is committed is kept. To go on: {run.command}") from error
+        except StoreError as error:
+            raise StoppedError(f"{error}; what is committed is kept. To go on: {run.command}") from error
 
 
-def finish_pool(store: Store) -> Manifest:
-    """Finish an output whose intervals are all decided, from what it holds alone."""
-    if not store.exists(KEY):
-        raise InputError(f"{store.url} holds no {KEY}: it is not the output of a run")
+def finished_set(store: Store) -> Manifest | None:
+    """The set of the latest selection; None where that is yet to be finished."""
+    revision, manifest = latest_revision(store), latest_manifest(store)
+    return manifest if revision is not None and manifest is not None and manifest.revision == revision.number else None
+
+
+def finish_pool(store: Store, go_on: str = "ffr generate") -> Manifest:
+    """Finish an output whose intervals are all decided, from what it holds alone; ``go_on`` says how to make what lacks."""
     study = study_of(store)
     revision = latest_revision(store)
     if revision is None:
         raise InputError(f"{store.url} has no plan yet; run 'ffr generate' first")
     planned = read_rounds(store)[-1].round.end
-    return finish(store, study.groups, study.recipe.codec, study.recipe.size, planned=planned, detail=_detail(study))
+    return finish(
+        store,
+        study.groups,
+        study.recipe.codec,
+        study.recipe.size,
+        planned=planned,
+        detail=_detail(study),
+        go_on=go_on,
+    )
 
 
 def study_of(store: Store) -> Study:
     """The study that an output was claimed with."""
-    text = store.get(KEY).decode()
+    try:
+        text = store.get(KEY).decode()
+    except MissingError as error:
+        raise InputError(f"{store.url} holds no {KEY}: it is not the output of a run") from error
     return make_study(parse(Recipe, text, f"{store.url}/{KEY}"), text)
 
 
-def _run_here(run: Run, driver: Driver, spec: WorkSpec, inputs: Inputs) -> Finished | Unfillable:
-    meter = Meter(driver, run.tell, workers=1)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Desk:
+    """A run at work: what it tells is logged, and its record is kept alive."""
+
+    run: Run
+    heart: Heartbeat
+    spent_before: float
+    beside: bool
+    """Whether other drivers were at work when it began."""
+
+
+@contextmanager
+def _at_work(run: Run, *, join: bool) -> Iterator[_Desk]:
+    others = claim(run.store, join=join)
+    probe(run.store)
+    price = run.recipe.generate.price_per_gpu_hour
+    with Heartbeat(run.store) as heart, EventLog(run.store, heart.driver, run.tell) as tell:
+        yield _Desk(
+            run=replace(run, tell=tell),
+            heart=heart,
+            spent_before=heart.spent_elsewhere(price),
+            beside=bool(others),
+        )
+
+
+def _finished(store: Store) -> Manifest | None:
+    """The manifest of the latest selection. One of an earlier selection is not the end: there may be more to make."""
+    revision, manifest = latest_revision(store), latest_manifest(store)
+    return manifest if revision is not None and manifest is not None and manifest.revision == revision.number else None
+
+
+def _found(run: Run) -> Manifest:
+    """What was finished before, unless it was made with other settings."""
+    _, plan = _prepared(run)
+    write_first_revision(run.store, run.study.quota(), run.recipe.generate.keep.near_duplicates)
+    refuse_other(read_pinned(run.store), plan)
+    manifest = _finished(run.store)
+    if manifest is None:
+        raise StoppedError(f"{run.store.url} was given another selection at this moment. To go on: {run.command}")
+    copy_manifest(run.store, manifest)
+    run.tell(Ended("generate", f"{manifest.images:,} images", reused=True))
+    return manifest
+
+
+def _prepared(run: Run) -> tuple[Inputs, Pinned]:
+    real = import_real(run, run.recipe.compare.seeds[0]) if run.method.prepare({}) else {}
+    inputs, prepared = prepare(run, real)
+    return inputs, pinned(run.study, prepared, weights_sha256=run.method.weights_sha256())
+
+
+def _make(desk: _Desk, signals: StopSignals, *, inline: bool, pilot: bool, patience: Patience) -> Manifest | Progress:
+    run = desk.run
+    inputs, plan = _prepared(run)
+    quota = run.study.quota()
+    driver = Driver(
+        run.store,
+        run.study.groups,
+        quota,
+        plan,
+        near=run.recipe.generate.keep.near_duplicates,
+        offset=int(desk.heart.driver, 16) if desk.beside else 0,
+    )
+    supply = Supply(driver, joined=lambda: desk.beside or desk.heart.company, pilot=pilot)
+    spec = WorkSpec(groups=run.study.groups, codec=run.recipe.codec, size=run.recipe.size, pinned=plan)
+    run.tell(Began("generate", f"{sum(quota.counts.values()):,} images over {len(quota.counts)} groups"))
+    began = time.monotonic()
+    if inline:
+        end = _run_here(desk, driver, supply, spec, inputs)
+    else:
+        from ffr_dist.launch.cluster import run_on_ray  # noqa: PLC0415 - Ray takes seconds to import
+
+        end = run_on_ray(
+            run,
+            driver,
+            supply,
+            spec,
+            inputs,
+            signals=signals,
+            heart=desk.heart,
+            spent_before=desk.spent_before,
+            patience=patience,
+        )
+    if pilot:
+        progress = driver.progress()
+        run.tell(Ended("pilot", f"{sum(group.accepted for group in progress.groups.values()):,} images accepted"))
+        return progress
+    if isinstance(end, Unfillable):
+        raise StoppedError(_cannot(run, end, driver.progress()))
+    assert isinstance(end, Finished)  # noqa: S101  only a pilot ends otherwise
+    manifest = finish(
+        run.store,
+        run.study.groups,
+        run.recipe.codec,
+        run.recipe.size,
+        planned=end.intervals,
+        detail=_detail(run.study),
+        settled=end.settled,
+        go_on=run.command,
+    )
+    run.tell(Ended("generate", f"{manifest.images:,} images in {time.monotonic() - began:.0f} s"))
+    return manifest
+
+
+def _run_here(desk: _Desk, driver: Driver, supply: Supply, spec: WorkSpec, inputs: Inputs) -> End:
+    run = desk.run
+    ledger = Ledger(run.recipe.generate, desk.spent_before)
+    desk.heart.spent = lambda: Spent(1, ledger.device_seconds, ledger.cost)
+    meter = Meter(driver, run.tell, workers=1, ledger=ledger)
+
+    def received(receipt: Receipt) -> None:
+        meter.receipt(receipt)
+        ledger.tick(1)
+        if why := ledger.over():
+            raise StoppedError(f"{why}; what is committed is kept. To go on: {run.command}")
+
     sampler = run.method.sampler(inputs, local_device())
     requests = functools.partial(run.method.requests, inputs)
+    ledger.tick(1)
     with Worker(spec, run.store, sampler, requests, on_batch=meter.batch) as worker:
-        return run_inline(driver, worker, meter.receipt)
+        source: Source[End] = supply
+        return run_inline(source, worker, received)
+
+
+def _cannot(run: Run, end: Unfillable, progress: Progress) -> str:
+    """Which groups cannot be filled, for which reasons, and what there is to do."""
+    lines = []
+    for name, why in end.groups.items():
+        rejected = sorted(progress.groups[name].rejected.items(), key=lambda item: -item[1])
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in rejected)
+        lines.append(f"{name}: {why}" + (f" ({reasons})" if reasons else ""))
+    return (
+        f"some groups cannot be filled: {'; '.join(lines)}. To take what there is, in balance: "
+        f"ffr finish {run.store.url} --now. To fill them: loosen generate.keep or change the prompts, and write to "
+        "another output"
+    )
 
 
 def _detail(study: Study) -> Mapping[str, str]:

@@ -48,6 +48,7 @@ _PAGE = 1_000
 _REFUSED = (PermissionDeniedError, UnauthenticatedError)
 _NEVER = (InvalidPathError, NotSupportedError, PreconditionError, UnknownConfigurationKeyError)
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|specified bucket does not exist")
+_UNLISTABLE = "object with invalid path"
 _NO_CREDENTIALS = ("/latest/api/token", "169.254.169.254", "metadata.google.internal")
 _STATUS = re.compile(r"status code: (\d{3})")
 _TRANSIENT_STATUS = {408, 409, 425, 429}
@@ -200,6 +201,10 @@ class Bucket:
             ) from None
         if isinstance(error, _REFUSED) or code in {401, 403}:
             raise StoreError(f"{where}: access was refused ({said}); check the credentials and their rights") from None
+        if _UNLISTABLE in text:
+            raise StoreError(
+                f"{where} holds a foreign object whose name cannot be listed ({said}); remove it and run the same command again"
+            ) from None
         final = isinstance(error, _NEVER) or self.scheme == "memory"
         if final or (300 <= code < 500 and code not in _TRANSIENT_STATUS):
             raise StoreError(f"{where}: {said}") from None

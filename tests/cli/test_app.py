@@ -70,7 +70,10 @@ def test_plan_tells_machines_and_people(ffr, data, tmp_path):
     code, told, _ = ffr("plan", file, "--json")
     plan = json.loads(told)
     assert code == 0
-    assert plan.keys() == {"groups", "intervals", "batch", "seconds", "bytes"}
+    assert plan.keys() == {
+        "groups", "batch", "intervals", "candidates", "bytes", "images_per_second", "measured", "unfillable", "to_go",
+        "fleets", "spent",
+    }  # fmt: skip
     assert plan["groups"]["high_temple"]["quota"] == 16
     code, told, _ = ffr("plan", file)
     assert code == 0
@@ -93,9 +96,18 @@ def test_status_verify_and_finish_read_an_output(ffr, finished):
     code, told, _ = ffr("status", out, "--json")
     status = json.loads(told)
     assert code == 0
-    assert status.keys() == {"finished", "round", "intervals", "groups", "eta_s"}
+    assert status.keys() == {
+        "output", "finished", "revision", "round", "intervals", "abandoned", "failures", "groups", "bytes",
+        "images_per_second", "drivers", "spent", "to_go", "events",
+    }  # fmt: skip
     assert status["finished"] is True
-    assert status["groups"]["low_temple"].keys() == {"quota", "accepted", "rejected"}
+    assert status["groups"]["low_temple"].keys() == {"quota", "tried", "accepted", "acceptance", "rejected"}
+    code, told, _ = ffr("status", out, "--watch", "--json")  # finished: one line, and it ends
+    assert code == 0
+    assert json.loads(told)["intervals"] == status["intervals"]
+    code, told, _ = ffr("status", out, "--watch")
+    assert code == 0
+    assert told.startswith("finished: 48 of 48 images")
     code, told, _ = ffr("verify", out, "--json")
     found = json.loads(told)
     assert code == 0
@@ -106,6 +118,69 @@ def test_status_verify_and_finish_read_an_output(ffr, finished):
     assert found["manifest_sha256"] in told
     for verb in ("status", "verify"):
         assert ffr(verb, out)[0] == 0
+
+
+PRICED = (
+    "generate: {batch: 4, images_per_shard: 8}",
+    "generate: {batch: 4, images_per_shard: 8, images_per_second: 3, price_per_gpu_hour: 2.5}",
+)
+
+
+def test_a_plan_tells_time_and_cost_for_1_8_and_64_workers(ffr, data, tmp_path):
+    file = tmp_path / "small.yaml"
+    file.write_text(recipe_text(data, output=tmp_path / "out", priced=PRICED))
+    code, told, _ = ffr("plan", file, "--json")
+    assert code == 0
+    fleets = json.loads(told)["fleets"]
+    assert [fleet["workers"] for fleet in fleets] == [1, 8, 64]
+    for fleet in fleets:
+        assert fleet.keys() == {"workers", "gpus", "seconds", "cost"}
+        assert fleet["seconds"].keys() == fleet["cost"].keys() == {"expected", "low", "high"}
+    code, told, _ = ffr("plan", file)
+    assert "as the recipe states" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pilot_can_be_looked_at_before_the_rest_is_paid_for(ffr, data, tmp_path):
+    file = tmp_path / "small.yaml"
+    wanted = (
+        "  prompts:",
+        "  quota: {low_temple: 210, low_flowers: 210, high_temple: 210, high_flowers: 210}\n  prompts:",
+    )
+    large = (
+        "generate: {batch: 4, images_per_shard: 8}",
+        "generate: {batch: 32, images_per_shard: 128, price_per_gpu_hour: 2.5}",
+    )
+    file.write_text(recipe_text(data, output=tmp_path / "out", wanted=wanted, large=large))
+    code, told, err = ffr("generate", file, "--stop-after", "pilot", "--inline")
+    assert code == 0, err
+    said = " ".join(told.split())
+    assert re.search(r"low_temple │ 210 │ (199|200) │ 9\d\.\d \(9\d\.\d – ", said), said
+    assert re.search(r"to go on: ffr generate \S+small.yaml --inline$", said), said
+    code, told, _ = ffr("plan", file, "--json")
+    plan = json.loads(told)
+    assert plan["measured"] == {"acceptance": True, "rate": True}
+    assert plan["to_go"]["candidates"] >= 40
+    for fleet in plan["fleets"]:
+        assert fleet["seconds"]["low"] < fleet["seconds"]["expected"] < fleet["seconds"]["high"]
+        assert fleet["cost"]["low"] < fleet["cost"]["high"]
+    assert plan["spent"]["cost"] > 0
+    code, told, _ = ffr("status", tmp_path / "out", "--json")
+    status = json.loads(told)
+    assert status["finished"] is False
+    assert status["to_go"]["seconds"]["expected"] > 0
+    assert [driver["state"] for driver in status["drivers"]] == ["ended"]
+    assert status["spent"]["device_seconds"] == pytest.approx(plan["spent"]["device_seconds"])
+    assert any(event["event"] == "ended" for event in status["events"])
+
+
+def test_there_is_one_place_to_stop_after(ffr, data, tmp_path):
+    file = tmp_path / "small.yaml"
+    file.write_text(recipe_text(data, output=tmp_path / "out"))
+    code, _, told = ffr("generate", file, "--stop-after", "lunch")
+    assert code == 2
+    assert "'pilot'" in told
+    assert not (tmp_path / "out").exists()
 
 
 def test_verify_ends_with_4_and_names_the_damage(ffr, finished, tmp_path):
@@ -142,6 +217,29 @@ def test_doctor_finds_this_machine_right(ffr, monkeypatch):
     code, told, _ = ffr("doctor", "--json")
     assert code == 0, told
     assert {finding["what"] for finding in json.loads(told)} >= {"python", "libraries", "local store", "device", "ray"}
+
+
+def test_doctor_tries_an_output(ffr, monkeypatch, tmp_path):
+    from ffr_dist.launch import doctor
+
+    for name in ("_ray", "_device"):
+        monkeypatch.setattr(doctor, name, lambda: doctor.Finding("x", ok=True, found="left to other tests"))
+    code, told, _ = ffr("doctor", tmp_path / "out", "--json")
+    assert code == 0, told
+    assert json.loads(told)[-1]["what"] == f"output {tmp_path / 'out'}"
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    (tmp_path / "file").write_text("")
+    code, told, _ = ffr("doctor", tmp_path / "file", "--json")
+    assert code == 4
+    assert json.loads(told)[-1]["ok"] is False
+
+
+def test_no_message_shows_a_secret(ffr, monkeypatch, tmp_path):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMIK7MDENG")
+    code, _, told = ffr("status", tmp_path / "wJalrXUtnFEMIK7MDENG")
+    assert code == 2
+    assert "there is no output" in told
+    assert "wJalrXUtnFEMIK7MDENG" not in told
 
 
 WRONG = {

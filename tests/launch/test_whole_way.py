@@ -173,5 +173,5 @@ def test_the_plan_tells_what_will_be_made(data):
     }
     assert plan["intervals"] == 6
     assert plan["batch"] == 4
-    assert plan["seconds"] is None
+    assert plan["images_per_second"] is None
     assert plan["bytes"] > 0

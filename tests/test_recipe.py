@@ -1,0 +1,65 @@
+"""What a recipe says of storage and money, beside what decides the pixels."""
+
+import pytest
+from small_run import recipe_text
+
+from ffr_dist.config import parse
+from ffr_dist.errors import ConfigError
+from ffr_dist.launch.context import make_study, open_begun, start_run
+from ffr_dist.recipe import Recipe, builtin_text, pixel_fields, pixel_hash
+
+STORAGE = ("size: 32\nmethod", "storage: {endpoint: 'https://minio.example.org', timeout_s: 7.0}\nsize: 32\nmethod")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    from small_run import write_data
+
+    folder = tmp_path_factory.mktemp("recipe")
+    write_data(folder)
+    return folder
+
+
+def test_storage_and_money_change_no_pixel(data):
+    plain = parse(Recipe, recipe_text(data), "plain")
+    priced = ("generate: {", "generate: {price_per_gpu_hour: 2.5, max_cost: 9.5, max_hours: 2.0, ")
+    other = parse(Recipe, recipe_text(data, storage=STORAGE, priced=priced), "other")
+    assert other.storage.timeout_s == 7.0
+    hashes = {pixel_hash(pixel_fields(recipe, make_study(recipe, "").method)) for recipe in (plain, other)}
+    assert len(hashes) == 1
+
+
+def test_a_run_opens_its_output_as_the_recipe_says(data, tmp_path):
+    text = recipe_text(data, storage=STORAGE)
+    study = make_study(parse(Recipe, text, "small"), text)
+    assert open_begun(study, str(tmp_path / "out")) is None
+    assert not (tmp_path / "out").exists()  # a look makes nothing
+    run = start_run(study, out=str(tmp_path / "out"), command="ffr generate")
+    assert run.store.config.timeout_s == 7.0
+    begun = open_begun(study, str(tmp_path / "out"))
+    assert begun is not None
+    assert begun.config == run.store.config
+
+
+def test_an_endpoint_with_a_password_is_refused_without_repeating_it(data):
+    for endpoint in ("https://me:hunter2hunter2@host", "https://host?X-Amz-Signature=hunter2hunter2"):
+        text = recipe_text(data, storage=(STORAGE[0], f"storage: {{endpoint: '{endpoint}'}}\nsize: 32\nmethod"))
+        with pytest.raises(ConfigError, match=r"storage\.endpoint") as caught:
+            parse(Recipe, text, "small")
+        assert "hunter2" not in str(caught.value)
+
+
+def test_a_limit_of_cost_needs_a_price(data):
+    with pytest.raises(ConfigError, match="max_cost needs price_per_gpu_hour"):
+        parse(Recipe, recipe_text(data, limit=("generate: {", "generate: {max_cost: 9.5, ")), "small")
+
+
+def test_the_starters_commented_keys_are_keys_that_there_are():
+    text = builtin_text("starter")
+    for key in ("endpoint", "region", "gpus_per_worker", "price_per_gpu_hour", "max_cost", "max_hours"):
+        (line,) = (line for line in text.splitlines() if line.lstrip("# ").startswith(f"{key}:"))
+        text = text.replace(line, line.replace("# ", "", 1))
+    text = text.replace("# storage:", "storage:")
+    recipe = parse(Recipe, text, "starter")
+    assert recipe.storage.region == "eu-west-1"
+    assert recipe.generate.max_cost == 400
