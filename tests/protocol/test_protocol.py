@@ -1,15 +1,20 @@
-"""A model of the whole protocol: workers, drivers and finishers whose every store call may be reordered, lost or fatal.
+"""A model of the whole protocol: everyone who works on an output, each store call of theirs reordered, lost or fatal.
 
-Real code runs (driver, commit log, publish, settle, finish); only the images are made cheaply. After every step: whatever
-was put-if-absent once is unchanged, and every manifest names whole objects and exactly the quota. At the end a last driver
-without faults completes the output, and the set is the one that a few lines of plain Python say it must be.
+Real code runs (driver, commit log, publish, settle, finish, revise, gc); only the images are made cheaply. After every step:
+whatever was put-if-absent once is unchanged, and the latest manifest names whole objects and exactly its quota. At the end a
+last driver without faults completes the output, and the set is the one that a few lines of plain Python say it must be.
 """
 
 from __future__ import annotations
 
 import collections
+import dataclasses
 import hashlib
+import io
+import json
 import sys
+import tarfile
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -26,23 +31,24 @@ from hypothesis.stateful import (
 from shard_outputs import CODEC, GROUPS, Candidate, fresh_store, independent, pixels_of, write_interval
 from stage import CRASH_AFTER, CRASH_BEFORE, DO, FATES, Actor, Crash
 
-from ffr_dist.errors import StoppedError, StoreError
+from ffr_dist.errors import ConflictError, StoppedError, StoreError
 from ffr_dist.generate.driver import Driver, Finished
 from ffr_dist.generate.work import Work
 from ffr_dist.plan.document import Pinned, read_rounds
 from ffr_dist.plan.rounds import Wait
 from ffr_dist.quota import Exact
 from ffr_dist.records import synthetic_key
+from ffr_dist.shards import gc
 from ffr_dist.shards.commit import Commit, abandon, publish
 from ffr_dist.shards.finish import finish
 from ffr_dist.shards.log import decided
+from ffr_dist.shards.selection import latest_revision, read_revision, required_revision, revise
 from ffr_dist.shards.verify import verify
-from ffr_dist.store import objects
+from ffr_dist.store import retry
 
 QUOTA = {"land_bird": 7, "water_bird": 5, "water_on_land": 0}
 PINNED = Pinned(batch=2, images_per_shard=4, threads=1, weights_sha256="", prepared={}, keep={})
 SIZE = 8
-FOR_GOOD = ("recipe.yaml", "selection/", "plan/", "commits/", "manifests/")
 CUES = st.sampled_from([DO] * 12 + list(FATES))
 PLACES = st.integers(0, 11)
 
@@ -57,7 +63,7 @@ def one_thread_at_a_time(monkeypatch):
     for name, module in list(sys.modules.items()):
         if name.startswith("ffr_dist.") and hasattr(module, "in_order"):
             monkeypatch.setattr(module, "in_order", serial)
-    monkeypatch.setattr(objects, "time", SimpleNamespace(**vars(objects.time) | {"sleep": lambda _: None}))
+    monkeypatch.setattr(retry, "time", SimpleNamespace(**vars(retry.time) | {"sleep": lambda _: None}))
 
 
 def candidate(group, k):
@@ -69,8 +75,10 @@ def candidate(group, k):
 
 
 def expected_keys(store):
-    """The set, from the plan, the list of abandoned intervals and ``candidate`` alone."""
+    """The set, from the plan, the list of abandoned intervals, the last selection and ``candidate`` alone."""
     given_up = {commit.interval for commit in decided(store) if commit.abandoned is not None}
+    selection = latest_revision(store)
+    purged = {entry.interval: keys_in(store, entry.tar) for entry in selection.replaced}
     found = collections.Counter()
     seen, keys = set(), []
     for planned in read_rounds(store):
@@ -82,24 +90,39 @@ def expected_keys(store):
                 if made.reason is not None:
                     continue
                 pixels = pixels_of(*(made.twin or (group, k))).tobytes()
-                if pixels not in seen and found[group] < QUOTA[group]:
+                key = synthetic_key(group, k)
+                there = key in purged.get(interval, {key}) and key not in selection.excluded
+                if there and pixels not in seen and found[group] < selection.quota[group]:
                     found[group] += 1
-                    keys.append(synthetic_key(group, k))
+                    keys.append(key)
                 seen.add(pixels)
     return sorted(keys)
+
+
+def keys_in(store, tar):
+    if tar is None:
+        return set()
+    with tarfile.open(fileobj=io.BytesIO(store.get(tar.key))) as members:
+        return {name.partition(".")[0] for name in members.getnames()}
+
+
+def asked(store):
+    """The quota that stands, or that a first driver brings."""
+    latest = latest_revision(store)
+    return Exact(latest.quota if latest is not None else QUOTA)
 
 
 def drive(inbox, handed):
     """A driver's life: hand out, hear what came of it, and finish."""
 
     def play(store, actor):
-        driver = Driver(store, GROUPS, Exact(QUOTA), PINNED)
+        driver = Driver(store, GROUPS, asked(store), PINNED)
         while True:
             step = driver.next()
             if isinstance(step, Work):
                 handed.append((actor, step))
             elif isinstance(step, Finished):
-                return finish(store, GROUPS, CODEC, SIZE, planned=step.intervals)
+                return finish(store, GROUPS, CODEC, SIZE, planned=step.intervals, settled=step.settled)
             else:
                 assert isinstance(step, Wait), step
             if actor.wait_for_cue("inbox") in {CRASH_BEFORE, CRASH_AFTER}:
@@ -121,6 +144,28 @@ def attempt(work, number):
 def finish_alone(store, _):
     rounds = read_rounds(store)
     return finish(store, GROUPS, CODEC, SIZE, planned=rounds[-1].round.end)
+
+
+def select(**wish):
+    """Another selection: more excluded, another quota."""
+
+    def change(latest):
+        excluded = tuple(sorted({*latest.excluded, *wish.get("excluded", ())}))
+        return dataclasses.replace(latest, excluded=excluded, quota=latest.quota | wish.get("quota", {}))
+
+    return lambda store, _: revise(store, change)
+
+
+def collect(store, _):
+    log = required_revision(store).number
+    gc.delete_all(store, gc.leftovers(store, log, timedelta(0)))
+    return log
+
+
+def purge(store, actor):
+    there = finish_alone(store, actor)
+    gc.delete_all(store, gc.purge(store, GROUPS, CODEC, there, lambda: finish_alone(store, actor), dry_run=False))
+    return there
 
 
 class Protocol(RuleBasedStateMachine):
@@ -208,6 +253,32 @@ class Protocol(RuleBasedStateMachine):
     def start_finisher(self):
         self.watch(self.enter("finisher", finish_alone))
 
+    @precondition(lambda self: self.store.exists("selection/0000.json"))
+    @rule(group=st.sampled_from(["land_bird", "water_bird"]), k=st.integers(0, 8))
+    def take_down(self, group, k):
+        self.watch(self.enter("exclude", select(excluded=[synthetic_key(group, k)])))
+
+    @precondition(lambda self: self.store.exists("selection/0000.json"))
+    @rule(count=st.integers(3, 11))
+    def ask_for_more_or_less(self, count):
+        self.watch(self.enter("extend", select(quota={"land_bird": count})))
+
+    @precondition(lambda self: self.store.exists("manifests/0000.json") and not self.actors)
+    @rule(play=st.sampled_from([collect, purge]), dies_at=st.integers(0, 40))
+    def clean_up(self, play, dies_at):
+        """Alone, since nothing here is a day old: what an attempt or a finish has yet to name would go."""
+        actor = self.enter(play.__name__, play)
+        while not actor.ended:
+            actor.go(DO if dies_at else CRASH_BEFORE)
+            dies_at -= 1
+        self.watch(actor)
+
+    @rule()
+    def all_die(self):
+        for actor in list(self.actors):
+            actor.kill()
+            self.watch(actor)
+
     @invariant()
     def what_was_decided_stays(self):
         there = {
@@ -216,19 +287,21 @@ class Protocol(RuleBasedStateMachine):
             for info in self.store.list(folder)
         }
         for key, body in self.for_good.items():
-            assert there.get(key) == body, key
+            assert there.get(key, body if key.startswith("manifests/") else None) == body, key  # a purge drops old sets
         new = {key for key in there if key not in self.for_good}
         self.for_good |= {key: there[key] for key in new if key.endswith(".json")}
         if self.store.exists("manifest.json") and any(key.startswith("manifests/") for key in new):
             found = independent(self.store.get)
+            revision = read_revision(self.store, json.loads(self.store.get("manifest.json"))["revision"])
             assert len(set(found.keys)) == found.images
-            assert found.groups == {name: count for name, count in QUOTA.items() if count}
+            assert found.groups == {name: count for name, count in revision.quota.items() if count}
+            assert not {*found.keys} & {*revision.excluded}
 
     def teardown(self):
         for actor in self.actors:
             actor.kill()
         end = complete(self.store)
-        assert not [key for key, body in self.for_good.items() if self.store.get(key) != body]
+        self.what_was_decided_stays()
         found = independent(self.store.get)
         assert sorted(found.keys) == expected_keys(self.store)
         assert end.manifest_sha256 == found.manifest_sha256
@@ -244,7 +317,7 @@ class Protocol(RuleBasedStateMachine):
         if not actor.ended:
             return
         self.actors.remove(actor)
-        if actor.error is not None and not isinstance(actor.error, StoreError | StoppedError):
+        if actor.error is not None and not isinstance(actor.error, StoreError | StoppedError | ConflictError):
             raise actor.error
         if actor in self.inboxes:
             del self.inboxes[actor]
@@ -263,7 +336,7 @@ class Protocol(RuleBasedStateMachine):
 
 def complete(store):
     """One driver and one worker without any fault."""
-    driver = Driver(store, GROUPS, Exact(QUOTA), PINNED)
+    driver = Driver(store, GROUPS, asked(store), PINNED)
     while isinstance(step := driver.next(), Work):
         driver.committed(write_interval(store, step.interval, [candidate(*one) for one in step.candidates], "last"))
     assert isinstance(step, Finished)
