@@ -44,7 +44,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except FFRError as error:
-        from ffr_dist.launch.redact import redact
+        from ffr_dist.launch.watch.redact import redact
 
         sys.stderr.write(f"ffr: {redact(str(error))}\n")
         sys.exit(error.exit_code)

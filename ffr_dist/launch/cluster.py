@@ -32,17 +32,17 @@ from ffr_dist.generate.work import BatchDone, Receipt, Work
 from ffr_dist.generate.worker import Worker, WorkSpec
 from ffr_dist.launch.context import Run
 from ffr_dist.launch.events import Tell, Warned
-from ffr_dist.launch.failures import failed_before, record
-from ffr_dist.launch.fleet import IN_FLIGHT, Fleet
-from ffr_dist.launch.heartbeat import Heartbeat, Spent, process_started
-from ffr_dist.launch.ledger import Ledger
-from ffr_dist.launch.meter import Meter
-from ffr_dist.launch.metrics import DriverMetrics, WorkerMetrics
-from ffr_dist.launch.orders import Make, Order, Patience, Record, Say, Start, Stop, Stopped
-from ffr_dist.launch.redact import redact
-from ffr_dist.launch.room import Need, need_of
-from ffr_dist.launch.signals import StopSignals
-from ffr_dist.launch.supply import End, Supply
+from ffr_dist.launch.fleet.failures import failed_before, record
+from ffr_dist.launch.fleet.heartbeat import Heartbeat, Spent, process_started
+from ffr_dist.launch.fleet.orders import Make, Order, Patience, Record, Say, Start, Stop, Stopped
+from ffr_dist.launch.fleet.policy import IN_FLIGHT, Fleet
+from ffr_dist.launch.fleet.room import Need, need_of
+from ffr_dist.launch.fleet.signals import StopSignals
+from ffr_dist.launch.fleet.supply import End, Supply
+from ffr_dist.launch.watch.ledger import Ledger
+from ffr_dist.launch.watch.meter import Meter
+from ffr_dist.launch.watch.metrics import DriverMetrics, WorkerMetrics
+from ffr_dist.launch.watch.redact import redact
 from ffr_dist.methods import Inputs, Method
 from ffr_dist.store import Store, StoreConfig, open_store
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ffr_dist.errors import FFRError
-from ffr_dist.launch.redact import redact
+from ffr_dist.launch.watch.redact import redact
 from ffr_dist.store import Mine, Theirs, open_store
 
 _LIBRARIES = ("torch", "ray", "diffusers", "transformers", "accelerate", "pyarrow", "obstore")

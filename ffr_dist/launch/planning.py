@@ -12,9 +12,9 @@ from ffr_dist.config import parse
 from ffr_dist.errors import ConfigError
 from ffr_dist.generate.keep import pinned_keep
 from ffr_dist.launch.context import Study
-from ffr_dist.launch.eventlog import last_lines
-from ffr_dist.launch.heartbeat import DriverRecord, read_drivers
-from ffr_dist.launch.observe import Observer
+from ffr_dist.launch.fleet.heartbeat import DriverRecord, read_drivers
+from ffr_dist.launch.watch.eventlog import last_lines
+from ffr_dist.launch.watch.observe import Observer
 from ffr_dist.plan.cost import Estimate, Outlook, look_ahead, typical_image_bytes
 from ffr_dist.plan.document import Pinned
 from ffr_dist.recipe import KEY, GenerateConfig, Recipe

@@ -17,16 +17,16 @@ from ffr_dist.generate.work import Receipt
 from ffr_dist.generate.worker import Worker, WorkSpec
 from ffr_dist.launch.context import Run, Study, import_real, make_study
 from ffr_dist.launch.device import local_device
-from ffr_dist.launch.eventlog import EventLog
 from ffr_dist.launch.events import Began, Ended
-from ffr_dist.launch.heartbeat import Heartbeat, Spent, claim
-from ffr_dist.launch.ledger import Ledger
-from ffr_dist.launch.meter import Meter
-from ffr_dist.launch.orders import Patience
+from ffr_dist.launch.fleet.heartbeat import Heartbeat, Spent, claim
+from ffr_dist.launch.fleet.orders import Patience
+from ffr_dist.launch.fleet.signals import StopSignals
+from ffr_dist.launch.fleet.supply import End, Supply
 from ffr_dist.launch.planning import pinned
 from ffr_dist.launch.prepare import prepare
-from ffr_dist.launch.signals import StopSignals
-from ffr_dist.launch.supply import End, Supply
+from ffr_dist.launch.watch.eventlog import EventLog
+from ffr_dist.launch.watch.ledger import Ledger
+from ffr_dist.launch.watch.meter import Meter
 from ffr_dist.methods import Inputs
 from ffr_dist.plan.document import Pinned, read_pinned, read_rounds, refuse_other
 from ffr_dist.plan.rounds import Unfillable

@@ -15,7 +15,7 @@ from ray import cloudpickle
 from small_run import make_run, recipe_text
 
 from ffr_dist.errors import ConfigError
-from ffr_dist.launch.orders import Patience
+from ffr_dist.launch.fleet.orders import Patience
 from ffr_dist.quota import Exact, Request
 from ffr_dist.train.stage import TrainConfig
 

@@ -8,11 +8,12 @@ from small_run import recipe_text
 
 from ffr_dist.config import parse
 from ffr_dist.errors import InputError
-from ffr_dist.launch import heartbeat, planning
+from ffr_dist.launch import planning
 from ffr_dist.launch.context import make_study
-from ffr_dist.launch.heartbeat import DriverRecord
-from ffr_dist.launch.observe import Observer, measured_rate, rate_of
+from ffr_dist.launch.fleet import heartbeat
+from ffr_dist.launch.fleet.heartbeat import DriverRecord
 from ffr_dist.launch.planning import FLEETS, Status, read_status, summarise
+from ffr_dist.launch.watch.observe import Observer, measured_rate, rate_of
 from ffr_dist.plan.cost import play
 from ffr_dist.plan.document import Pinned, Planned, publish_round
 from ffr_dist.plan.rounds import Tally, next_round

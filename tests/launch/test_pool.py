@@ -7,7 +7,7 @@ import pytest
 from independent import Folder, check
 
 from ffr_dist.errors import ConflictError, StoppedError
-from ffr_dist.launch.heartbeat import Heartbeat, read_drivers
+from ffr_dist.launch.fleet.heartbeat import Heartbeat, read_drivers
 from ffr_dist.launch.pool import make_pool
 from ffr_dist.shards.log import decided
 from ffr_dist.shards.manifest import read_manifest

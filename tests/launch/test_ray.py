@@ -23,7 +23,7 @@ from test_edit import edit_run
 
 from ffr_dist.errors import ConfigError, StoppedError
 from ffr_dist.launch.events import Abandoned, AttemptFailed, Generating, Warned, WorkerDown, WorkerUp
-from ffr_dist.launch.heartbeat import process_started
+from ffr_dist.launch.fleet.heartbeat import process_started
 from ffr_dist.launch.pool import make_pool
 from ffr_dist.shards.commit import abandon, publish
 from ffr_dist.shards.log import decided

@@ -6,10 +6,11 @@ import typing
 import pytest
 
 from ffr_dist.errors import StoreError
-from ffr_dist.launch import eventlog, events
-from ffr_dist.launch.eventlog import EventLog, last_lines
+from ffr_dist.launch import events
 from ffr_dist.launch.events import Abandoned, AttemptFailed, Began, Committed, Training, Warned, WorkerUp
-from ffr_dist.launch.redact import redact
+from ffr_dist.launch.watch import eventlog
+from ffr_dist.launch.watch.eventlog import EventLog, last_lines
+from ffr_dist.launch.watch.redact import redact
 from ffr_dist.store import open_store
 from ffr_dist.train import Progress, Score
 

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from ffr_dist.errors import FFRError
 from ffr_dist.launch.events import Event, Generating, Tell, Training, Warned
-from ffr_dist.launch.redact import redact
+from ffr_dist.launch.watch.redact import redact
 from ffr_dist.shards import layout
 from ffr_dist.store import Store
 

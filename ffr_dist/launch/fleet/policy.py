@@ -22,10 +22,10 @@ from dataclasses import dataclass, field
 
 from ffr_dist.errors import MissingError, StoreError
 from ffr_dist.generate.work import BatchDone, Receipt, Work
-from ffr_dist.launch.docket import Docket, Trial
 from ffr_dist.launch.events import Abandoned, AttemptFailed, Committed, Event, Warned, WorkerDown, WorkerUp
-from ffr_dist.launch.orders import Failure, Kind, Make, Order, Patience, Record, Say, Start, Stop, Stopped
-from ffr_dist.launch.supply import End, Supply
+from ffr_dist.launch.fleet.docket import Docket, Trial
+from ffr_dist.launch.fleet.orders import Failure, Kind, Make, Order, Patience, Record, Say, Start, Stop, Stopped
+from ffr_dist.launch.fleet.supply import End, Supply
 from ffr_dist.plan.rounds import Wait
 
 IN_FLIGHT = 2

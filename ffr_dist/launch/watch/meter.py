@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ffr_dist.generate.driver import Driver
 from ffr_dist.generate.work import BatchDone, Receipt
 from ffr_dist.launch.events import Generating, Tell
-from ffr_dist.launch.ledger import Ledger
+from ffr_dist.launch.watch.ledger import Ledger
 
 _SHOW_EVERY_S = 0.2
 """Batches of a large fleet come by the thousand a second; nobody reads so fast."""

@@ -68,7 +68,7 @@ def value(found, name, **labels):
 def work_in_actor():
     """Runs in a Ray actor, as a worker does."""
     from ffr_dist.generate.work import BatchDone, Receipt
-    from ffr_dist.launch.metrics import WorkerMetrics
+    from ffr_dist.launch.watch.metrics import WorkerMetrics
     from ffr_dist.shards import layout
     from ffr_dist.shards.commit import Commit, GroupTally, ObjectRef
 
@@ -91,7 +91,7 @@ def work_in_actor():
 
 def tell_driver():
     from ffr_dist.launch.events import Abandoned, AttemptFailed, Generating
-    from ffr_dist.launch.metrics import DriverMetrics
+    from ffr_dist.launch.watch.metrics import DriverMetrics
 
     told = []
     metrics = DriverMetrics(OUTPUT, told.append)
@@ -110,7 +110,7 @@ def test_prometheus_reads_what_the_table_says(page):
     import ray
     from ray import cloudpickle
 
-    from ffr_dist.launch.metrics import METRICS
+    from ffr_dist.launch.watch.metrics import METRICS
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # no worker can import a test
 

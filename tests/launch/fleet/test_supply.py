@@ -7,11 +7,11 @@ import pytest
 
 from ffr_dist.generate.driver import Finished
 from ffr_dist.generate.work import Work
-from ffr_dist.launch.failures import failed_before, record
-from ffr_dist.launch.orders import Failure
-from ffr_dist.launch.room import need_of
-from ffr_dist.launch.signals import StopSignals
-from ffr_dist.launch.supply import Piloted, Supply
+from ffr_dist.launch.fleet.failures import failed_before, record
+from ffr_dist.launch.fleet.orders import Failure
+from ffr_dist.launch.fleet.room import need_of
+from ffr_dist.launch.fleet.signals import StopSignals
+from ffr_dist.launch.fleet.supply import Piloted, Supply
 from ffr_dist.plan.rounds import Round, Wait
 from ffr_dist.recipe import GenerateConfig
 from ffr_dist.shards.commit import abandon

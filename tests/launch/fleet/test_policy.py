@@ -11,8 +11,8 @@ from ffr_dist.errors import MissingError, StoreError
 from ffr_dist.generate.driver import Finished
 from ffr_dist.generate.work import Receipt
 from ffr_dist.launch.events import Abandoned, AttemptFailed, Warned, WorkerDown, WorkerUp
-from ffr_dist.launch.fleet import Fleet
-from ffr_dist.launch.orders import Make, Patience, Start, Stop, Stopped
+from ffr_dist.launch.fleet.orders import Make, Patience, Start, Stop, Stopped
+from ffr_dist.launch.fleet.policy import Fleet
 
 
 def test_everything_is_made_once_where_nothing_happens():
@@ -129,7 +129,7 @@ def test_what_failed_in_earlier_starts_is_counted():
 
 
 def _failure(interval, worker, committed):
-    from ffr_dist.launch.orders import Failure
+    from ffr_dist.launch.fleet.orders import Failure
 
     return Failure(
         interval=interval,

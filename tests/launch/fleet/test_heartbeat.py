@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from ffr_dist.errors import ConflictError, StoreError
-from ffr_dist.launch.heartbeat import Heartbeat, Spent, claim, process_started, read_drivers
+from ffr_dist.launch.fleet.heartbeat import Heartbeat, Spent, claim, process_started, read_drivers
 from ffr_dist.shards import documents, layout
 from ffr_dist.store import open_store
 

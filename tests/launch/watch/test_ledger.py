@@ -1,6 +1,6 @@
 import pytest
 
-from ffr_dist.launch.ledger import Ledger
+from ffr_dist.launch.watch.ledger import Ledger
 from ffr_dist.recipe import GenerateConfig
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from ffr_dist.generate.driver import Finished
 from ffr_dist.generate.work import BatchDone, Receipt, Work
 from ffr_dist.launch.events import Abandoned, AttemptFailed, Warned, WorkerDown, WorkerUp
-from ffr_dist.launch.fleet import IN_FLIGHT, Fleet
-from ffr_dist.launch.orders import Make, Patience, Record, Say, Start, Stop, Stopped
+from ffr_dist.launch.fleet.orders import Make, Patience, Record, Say, Start, Stop, Stopped
+from ffr_dist.launch.fleet.policy import IN_FLIGHT, Fleet
 from ffr_dist.plan.rounds import Round, Wait
 from ffr_dist.shards import layout
 from ffr_dist.shards.commit import Commit, GroupTally, ObjectRef, abandon

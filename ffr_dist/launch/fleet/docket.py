@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from ffr_dist.launch.orders import Failure, Kind, Patience
+from ffr_dist.launch.fleet.orders import Failure, Kind, Patience
 
 _WHY = 500
 

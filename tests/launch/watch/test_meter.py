@@ -4,8 +4,8 @@ import pytest
 
 from ffr_dist.generate.driver import GroupProgress, Progress
 from ffr_dist.generate.work import BatchDone, Receipt
-from ffr_dist.launch.ledger import Ledger
-from ffr_dist.launch.meter import Meter
+from ffr_dist.launch.watch.ledger import Ledger
+from ffr_dist.launch.watch.meter import Meter
 from ffr_dist.recipe import GenerateConfig
 from ffr_dist.shards.commit import abandon
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ffr_dist.errors import BrokenError, ConflictError, StoreError
-from ffr_dist.launch.orders import Failure
+from ffr_dist.launch.fleet.orders import Failure
 from ffr_dist.shards import documents, layout
 from ffr_dist.store import Store
 
