@@ -9,7 +9,7 @@ import sys
 from types import ModuleType
 
 import bench
-from bench import Line
+from bench import Line, Row
 
 
 def names() -> list[str]:
@@ -25,15 +25,28 @@ def summary(module: ModuleType) -> str:
     return (module.__doc__ or "").strip().partition("\n")[0]
 
 
-def show(lines: list[Line]) -> None:
-    """A table for people, then a JSON object a line for programs."""
+def show(found: list[Line | Row]) -> None:
+    """Tables for people, then a JSON object a line for programs."""
+    lines = [one for one in found if isinstance(one, Line)]
+    rows = [one for one in found if isinstance(one, Row)]
     width = max(len(line.name) for line in lines)
     print(f"{'':{width}}  {'ours':>10}  {'peer':>10}  {'ratio':>6}  {'goal':>6}")
     for line in lines:
         numbers = f"{line.ours:10,.0f}  {line.peer:10,.0f}  {line.ratio:6.2f}  {line.goal:6.2f}"
         print(f"{line.name:{width}}  {numbers}  {line.unit}")
-    for line in lines:
-        print(line.json())
+    for name in dict.fromkeys(row.name for row in rows):
+        show_table(name, [row for row in rows if row.name == name])
+    for one in found:
+        print(one.json())
+
+
+def show_table(name: str, rows: list[Row]) -> None:
+    heads = list(dict.fromkeys(head for row in rows for head in row.figures))
+    width = max(len(name), *(len(row.side) for row in rows))
+    print("\n" + "  ".join([f"{name:{width}}", *heads]))
+    for row in rows:
+        cells = [f"{row.figures[head]:{len(head)}g}" if head in row.figures else " " * len(head) for head in heads]
+        print("  ".join([f"{row.side:{width}}", *cells]))
 
 
 def main() -> int:
