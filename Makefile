@@ -1,7 +1,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench
+.PHONY: help setup demo test chaos check bench
 
 PYTHON ?= python3
 OUT ?= ffr-demo
@@ -19,6 +19,9 @@ demo: $(READY) ## the whole way on built-in data, into OUT=ffr-demo; run again, 
 
 test: $(READY) ## all tests that this machine can run
 	$(BIN)/pytest
+
+chaos: $(READY) ## the long suite of kills, races and failing stores
+	$(BIN)/pytest tests/chaos -m chaos
 
 check: $(READY) ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
