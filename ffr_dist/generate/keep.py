@@ -7,6 +7,7 @@ neither on batch shape nor on a device's rounding.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,7 +32,7 @@ SCORES = tuple(threshold.score for threshold in THRESHOLDS.values())
 
 Level = Annotated[float, Field(ge=0, le=255, allow_inf_nan=False)]
 
-_ROW = 256
+_LONGEST_ROW = 258
 """The squares of so many uint8 sum to less than 2²⁴: float32 adds them exactly, in any order."""
 
 
@@ -134,21 +135,22 @@ def _spreads(images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np
     count, channels = images.shape[:2]
     pixels = math.prod(images.shape[2:])
     std, grey = np.empty(count, np.float32), np.empty(count, np.float32)
-    for place, image in enumerate(images.reshape(count, channels, pixels)):
-        measured = [_sums(plane) for plane in image]
+    row = _row(pixels)
+    values = np.empty((channels, pixels // row, row), np.float32)
+    ones = np.ones(row, np.float32)
+    for place, image in enumerate(images.reshape(count, *values.shape)):
+        np.copyto(values, image)
+        totals, squares = (
+            [int(total) for total in np.vecdot(values, factor).sum(1, dtype=np.float64)] for factor in (ones, values)
+        )
         # Python's integers do not overflow, and its division and root round correctly.
-        variances = sum(squares * pixels - total * total for total, squares in measured)
+        variances = sum(square * pixels - total * total for total, square in zip(totals, squares, strict=True))
         std[place] = math.sqrt(variances / (channels * pixels * pixels))
-        totals = [total for total, _ in measured]
         grey[place] = abs(sum(totals) - channels * totals[0]) / (channels * pixels)
     return std, grey
 
 
-def _sums(plane: NDArray[np.uint8]) -> tuple[int, int]:
-    """The sum of the values and that of their squares, exactly."""
-    whole = len(plane) // _ROW * _ROW
-    rows = plane[:whole].reshape(-1, _ROW).astype(np.float32)
-    rest = plane[whole:].astype(np.int64)
-    total = int(rows.sum(1).sum(dtype=np.float64)) + int(rest.sum())
-    squares = int(np.einsum("rc,rc->r", rows, rows).sum(dtype=np.float64)) + int((rest * rest).sum())
-    return total, squares
+@functools.cache
+def _row(pixels: int) -> int:
+    """The longest row, of those that divide the pixels evenly, whose sums are exact."""
+    return max(row for row in range(1, _LONGEST_ROW + 1) if pixels % row == 0)

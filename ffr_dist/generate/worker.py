@@ -49,6 +49,8 @@ STAGES = ("fetch", "sample", "encode", "pack", "upload", "commit")
 _THUMBNAILS_PER_REASON = 2
 _SAMPLED = 2
 """Batches in memory: one on the device, one at the encoders."""
+_AT_A_TIME = 8
+"""Images that an encoder takes at most: to hand over each alone would wake a thread for each."""
 _NOTICE_S = 0.1
 """How soon a thread that waits for its turn sees that the worker was stopped."""
 
@@ -293,8 +295,11 @@ class Worker:
         images: NDArray[np.uint8] = sampled.outcomes.images.numpy()
         verdicts = judge(sampled.outcomes, self._keep)
         reasons = verdicts.reasons[: len(batch)]
-        files = [
-            self._encoders.submit(self._encode, images[row]) if why is None else None for row, why in enumerate(reasons)
+        kept = [row for row, why in enumerate(reasons) if why is None]
+        share = min(_AT_A_TIME, -(-len(kept) // self._spec.encoders)) or 1
+        parts = [
+            self._encoders.submit(self._encode, images, kept[start : start + share])
+            for start in range(0, len(kept), share)
         ]
         rejected = Counter(why for why in reasons if why is not None)
         thumbnails = {}
@@ -306,26 +311,29 @@ class Worker:
             self._on_batch(
                 BatchDone(interval, len(batch), len(batch) - rejected.total(), dict(rejected), busy_s, idle_s)
             )
-        made = []
-        for row, (request, future) in enumerate(zip(batch, files, strict=True)):
-            file, seconds = (None, 0.0) if future is None else future.result()
+        files: dict[int, ImageFile] = {}
+        for part in parts:
+            encoded, seconds = part.result()
+            files.update(encoded)
             laps.encode += seconds
-            made.append(
-                Made(
-                    request=request,
-                    seed=draw_seed(self._sampler.seed, request.group, request.k, "latents"),
-                    reason=reasons[row],
-                    scores={name: float(score[row]) for name, score in verdicts.scores.items()},
-                    file=file,
-                    thumbnail=thumbnails.get(row),
-                )
+        scores = {name: score.tolist() for name, score in verdicts.scores.items()}
+        return [
+            Made(
+                request=request,
+                seed=draw_seed(self._sampler.seed, request.group, request.k, "latents"),
+                reason=reasons[row],
+                scores={name: score[row] for name, score in scores.items()},
+                file=files.get(row),
+                thumbnail=thumbnails.get(row),
             )
-        return made
+            for row, request in enumerate(batch)
+        ]
 
-    def _encode(self, planes: NDArray[np.uint8]) -> tuple[ImageFile, float]:
+    def _encode(self, images: NDArray[np.uint8], rows: Sequence[int]) -> tuple[dict[int, ImageFile], float]:
         begun = time.perf_counter()
-        file = image_file(planes, self._spec.codec, looks=self._keep.near_duplicates is not None)
-        return file, time.perf_counter() - begun
+        looks = self._keep.near_duplicates is not None
+        files = {row: image_file(images[row], self._spec.codec, looks=looks) for row in rows}
+        return files, time.perf_counter() - begun
 
     def _commit(self, interval: int, made: list[Made], laps: _Laps) -> Receipt:
         """Pack, upload, and publish last."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -65,7 +67,7 @@ class Decision:
 
 def write_sidecar(rows: Sequence[Decision]) -> bytes:
     """The sidecar of an interval, in the order of slots."""
-    columns = {name: [getattr(row, name) for row in rows] for name in SIDECAR.names}
+    columns: dict[str, list[Any]] = {name: list(map(attrgetter(name), rows)) for name in SIDECAR.names}
     columns["scores"] = [sorted(row.scores.items()) for row in rows]
     out = io.BytesIO()
     pq.write_table(

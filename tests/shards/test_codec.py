@@ -1,9 +1,11 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
+import sklearn
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -12,7 +14,17 @@ from shard_outputs import CODEC
 
 from ffr_dist.config import parse
 from ffr_dist.errors import ConfigError, DataError
-from ffr_dist.shards.codec import CodecConfig, blake2b16, codec_environment, decode, encode, encode_planes, format_of
+from ffr_dist.shards.codec import (
+    CodecConfig,
+    _decode,
+    _decode_jpeg,
+    blake2b16,
+    codec_environment,
+    decode,
+    encode,
+    encode_planes,
+    format_of,
+)
 
 FORMATS = ("jpg", "png", "webp")
 pixel_arrays = hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3)))
@@ -103,6 +115,65 @@ def test_other_colour_modes_come_out_as_rgb(mode):
     out = io.BytesIO()
     Image.new(mode, (5, 4)).save(out, "JPEG" if mode == "CMYK" else "PNG")
     assert decode(out.getvalue()).shape == (4, 5, 3)
+
+
+@pytest.mark.parametrize("kind", ["noise", "smooth", "edge"])
+@given(st.data())
+def test_a_jpeg_has_the_pixels_that_pillow_sees(kind, data):
+    """Of every size, quality, subsampling and way to write it."""
+    height, width = data.draw(st.tuples(st.integers(1, 70), st.integers(1, 70)))
+    random = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    pixels = random.integers(0, 256, (height, width, 3), np.uint8)
+    if kind == "smooth":
+        small = Image.fromarray(pixels[: height // 6 + 1, : width // 6 + 1])
+        pixels = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
+    elif kind == "edge":
+        pixels = (pixels[:1, :1] > 127) * np.full_like(pixels, 255)
+        pixels[: height // 2] ^= 255
+    image = Image.fromarray(pixels).convert(data.draw(st.sampled_from(["RGB", "L"])))
+    options = data.draw(
+        st.fixed_dictionaries(
+            {"quality": st.integers(1, 100), "optimize": st.booleans(), "progressive": st.booleans()}
+            | ({"subsampling": st.integers(0, 2)} if image.mode == "RGB" else {})
+        )
+    )
+    out = io.BytesIO()
+    image.save(out, "JPEG", **options)
+    assert _decode_jpeg(out.getvalue(), 10_000) is not None
+    assert np.array_equal(decode(out.getvalue()), np.asarray(Image.open(out).convert("RGB")))
+
+
+@pytest.mark.parametrize("side", [None, 333, 256])
+@pytest.mark.parametrize("name", ["china.jpg", "flower.jpg"])
+def test_a_photograph_has_the_pixels_that_pillow_sees(name, side):
+    body = (Path(sklearn.__file__).parent / "datasets" / "images" / name).read_bytes()
+    if side is not None:
+        body = encode(np.asarray(Image.open(io.BytesIO(body)).resize((side, side - 5))), CodecConfig())
+    assert np.array_equal(_decode_jpeg(body, 10**7), _decode(body, 10**7))
+
+
+@pytest.mark.parametrize("options", [{"keep_rgb": True}, {}])
+def test_a_jpeg_of_other_colours_is_left_to_pillow(options):
+    """Four inks, and red, green and blue as they are."""
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3 if options else 4), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels, "RGB" if options else "CMYK").save(out, "JPEG", **options)
+    assert _decode_jpeg(out.getvalue(), 10_000) is None
+    assert np.array_equal(decode(out.getvalue()), np.asarray(Image.open(out).convert("RGB")))
+
+
+@given(st.data())
+def test_a_flawed_jpeg_is_what_pillow_says_of_it(data):
+    body = bytearray(encode(np.random.default_rng(0).integers(0, 256, (17, 23, 3), np.uint8), CodecConfig()))
+    for place, value in data.draw(st.lists(st.tuples(st.integers(0, len(body) - 1), st.integers(0, 255)), max_size=3)):
+        body[place] = value
+    flawed = bytes(body) + data.draw(st.binary(max_size=3))
+    quick = _decode_jpeg(flawed, 10_000)
+    try:
+        pixels = _decode(flawed, 10_000)
+    except DataError:
+        return  # what is around the image may be refused by one and not by the other
+    assert quick is None or np.array_equal(quick, pixels)
 
 
 @given(pixels=pixel_arrays)
