@@ -16,13 +16,13 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from ffr_dist.config import Config, digest, flatten, parse
 from ffr_dist.datasets import DataConfig
-from ffr_dist.errors import ConfigError, ConflictError
+from ffr_dist.errors import ConfigError, ConflictError, MissingError
 from ffr_dist.evaluate.audit import AuditConfig
 from ffr_dist.generate.keep import KeepConfig
 from ffr_dist.groups import Groups
 from ffr_dist.methods import Method, MethodConfig, build
 from ffr_dist.shards.codec import CodecConfig
-from ffr_dist.store import Mine, Store, Theirs
+from ffr_dist.store import Mine, Store, Theirs, open_store
 from ffr_dist.store.config import StoreConfig
 from ffr_dist.train.stage import Mitigation, TrainConfig
 
@@ -106,14 +106,13 @@ class Recipe(Config):
 
 
 def load_recipe(path: str) -> tuple[Recipe, str]:
-    """A recipe and its text, from a file or by the name of a built-in one."""
-    file = Path(path)
-    if not file.exists() and path in builtin_recipes():
+    """A recipe and its text, from a file, by the name of a built-in one, or from a bucket: an output's own copy."""
+    if path in builtin_recipes() and not Path(path).exists():
         text = builtin_text(path)
     else:
         try:
-            text = file.read_text()
-        except (OSError, UnicodeDecodeError) as error:
+            text = _text(path)
+        except (OSError, UnicodeDecodeError, MissingError) as error:
             raise ConfigError(
                 f"recipe {path} cannot be read: {error}; give a file, or one of {', '.join(builtin_recipes())}"
             ) from error
@@ -121,11 +120,24 @@ def load_recipe(path: str) -> tuple[Recipe, str]:
     return parse(Recipe, text, path), text
 
 
+def _text(path: str) -> str:
+    if "://" not in path:
+        return Path(path).read_text()
+    folder, _, name = path.rpartition("/")
+    return open_store(folder, create=False).get(name).decode()
+
+
+_SECRET = re.compile(
+    r"://[^/@\s]+:[^/@\s]+@|[?&](sig|signature|token|key|x-(amz|goog)-(signature|credential|security-token))=",
+    re.IGNORECASE,
+)
+
+
 def _refuse_secrets(text: str, path: str) -> None:
-    """A recipe is copied into its output and into reports: it must not carry a password."""
-    if re.search(r"://[^/@\s]+:[^/@\s]+@", text):
+    """A recipe is copied into its output and into reports: it must not carry a password or a signature."""
+    if _SECRET.search(text):
         raise ConfigError(
-            f"{path} holds a URL with a password; leave credentials to the environment (AWS_*, GOOGLE_*, AZURE_*)"
+            f"{path} holds a URL with a password or a signature; leave credentials to the environment (AWS_*, GOOGLE_*, AZURE_*)"
         )
 
 

@@ -4,9 +4,10 @@ import pytest
 from small_run import recipe_text
 
 from ffr_dist.config import parse
-from ffr_dist.errors import ConfigError
+from ffr_dist.errors import ConfigError, InputError
 from ffr_dist.launch.context import make_study, open_begun, start_run
-from ffr_dist.recipe import Recipe, builtin_text, pixel_fields, pixel_hash
+from ffr_dist.recipe import Recipe, builtin_text, load_recipe, pixel_fields, pixel_hash
+from ffr_dist.store import open_store
 
 STORAGE = ("size: 32\nmethod", "storage: {endpoint: 'https://minio.example.org', timeout_s: 7.0}\nsize: 32\nmethod")
 
@@ -47,6 +48,18 @@ def test_an_endpoint_with_a_password_is_refused_without_repeating_it(data):
         with pytest.raises(ConfigError, match=r"storage\.endpoint") as caught:
             parse(Recipe, text, "small")
         assert "hunter2" not in str(caught.value)
+
+
+def test_an_outputs_own_recipe_is_read_where_it_lies(data):
+    store = open_store("memory://recipes/out")
+    store.put("recipe.yaml", recipe_text(data).encode())
+    assert load_recipe("memory://recipes/out/recipe.yaml")[1] == recipe_text(data)
+    for absent in ("memory://recipes/out/other.yaml", "memory://recipes/recipe.yaml"):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            load_recipe(absent)
+    with pytest.raises(InputError, match="credentials") as caught:
+        load_recipe("s3://me:hunter2hunter2@bucket/recipe.yaml")
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_limit_of_cost_needs_a_price(data):

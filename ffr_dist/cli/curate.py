@@ -50,11 +50,12 @@ def extend(
     """Ask an output for more images of each group, or for fewer."""
     from ffr_dist.launch.context import load_study
     from ffr_dist.launch.curate import extend as ask
+    from ffr_dist.store import open_store
 
     study = load_study(recipe)
     where = out or study.recipe.output
     go_on = f"ffr generate {shlex.quote(recipe)}" + ("" if out is None else f" --out {shlex.quote(out)}")
-    _show(where, ask(study, _existing(where), go_on), as_json)
+    _show(where, ask(study, open_store(where, create=False, config=study.recipe.storage), go_on), as_json)
 
 
 def settle(
@@ -116,10 +117,11 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Copy a finished set to plain tar names, for any WebDataset reader."""
+    from ffr_dist.launch.curate import destination
     from ffr_dist.launch.curate import export as copy
-    from ffr_dist.store import open_store
 
-    done = copy(_existing(out), open_store(to), shard_mb)
+    store = _existing(out)
+    done = copy(store, destination(store, to), shard_mb)
     if as_json:
         _print_json(
             {

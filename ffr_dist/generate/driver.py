@@ -13,12 +13,13 @@ from __future__ import annotations
 import bisect
 import functools
 import itertools
+import random
 import uuid
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from ffr_dist.errors import BrokenError
+from ffr_dist.errors import BrokenError, StoppedError
 from ffr_dist.generate.work import Work
 from ffr_dist.groups import Groups
 from ffr_dist.plan.document import Pinned, Planned, publish_round, read_rounds, refuse_other
@@ -28,10 +29,13 @@ from ffr_dist.shards import layout
 from ffr_dist.shards.commit import Commit, abandon, publish
 from ffr_dist.shards.log import CommitLog
 from ffr_dist.shards.segment import Segment, Sums, sums_of
-from ffr_dist.shards.selection import Revision, write_first_revision
+from ffr_dist.shards.selection import Revision, required_revision, write_first_revision
 from ffr_dist.shards.settle import SETTLE_COLUMNS, Settled, settle
 from ffr_dist.shards.sidecar import load_sidecar
 from ffr_dist.store import Store
+
+_REMEMBERED = 65_536
+"""Intervals that a driver beside others gives out in a row before it forgets which are decided, and goes elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,7 @@ class Driver:
         self._groups = groups
         self._pinned = pinned
         self._offset = offset
+        self._elsewhere = random.Random(offset)
         for name in quota.counts:
             groups.by_name(name)
         there = read_rounds(store)
@@ -157,6 +162,11 @@ class Driver:
         """Take in what others have planned and committed: two listings behind the first gap, and what is new there."""
         self._log.refresh(self._count_commit, self._count_segment)
         self._read_rounds()
+
+    @property
+    def piloted(self) -> bool:
+        """Whether round 0 is decided, by whomever."""
+        return not self._undecided[0]
 
     def progress(self) -> Progress:
         """Counts so far; cheap."""
@@ -235,14 +245,29 @@ class Driver:
             self._entered += 1
 
     def _hand_out(self, planned: Round) -> Iterator[int]:
-        """The undecided intervals of a round, each once, begun at the offset and around."""
-        start = planned.first_interval
-        undecided = self._undecided[planned.number]
-        if self._offset and undecided:
-            skipped = self._gaps(start, planned.end)
-            start = next(itertools.islice(skipped, self._offset % undecided, None))
-        yield from self._gaps(start, planned.end)
-        yield from self._gaps(planned.first_interval, start)
+        """The undecided intervals of a round, each once.
+
+        Beside others it begins at a place of its own, and goes elsewhere where it meets what one of them has decided: from
+        there on the two would make the same ones, side by side.
+        """
+        first, end = planned.first_interval, planned.end
+        if not self._offset:
+            yield from self._gaps(first, end)
+            return
+        given: set[int] = set()
+        skipped = self._offset
+        while True:
+            given = {interval for interval in given if interval not in self._log}
+            rest = self._undecided[planned.number] - len(given)
+            if not rest:
+                return
+            free = (gap for gap in self._gaps(first, end) if gap not in given)
+            place, most = next(itertools.islice(free, skipped % rest, None)), len(given) + _REMEMBERED
+            while place < end and place not in self._log and place not in given and len(given) < most:
+                given.add(place)
+                yield place
+                place += 1
+            skipped = self._elsewhere.getrandbits(48)
 
     def _gaps(self, start: int, stop: int) -> Iterator[int]:
         while (place := self._log.gap(start, stop)) is not None:
@@ -251,6 +276,7 @@ class Driver:
 
     def _plan(self) -> Round | Wait | Finished | Unfillable:
         """The next round, put into the store, or why there is none."""
+        self._follow_selection()
         tallies = [None if self._undecided[n] else tally for n, tally in enumerate(self._tallies)]
         size = self._pinned.interval_size
         step = next_round(self._quota, self._rounds, tallies, size)
@@ -269,6 +295,19 @@ class Driver:
             return step
         assert isinstance(step, Wait | Unfillable)  # noqa: S101  settling was asked for, and answered
         return step
+
+    def _follow_selection(self) -> None:
+        """Take in a selection that was made meanwhile; StoppedError where it asks for another number of images."""
+        if not self._store.exists(layout.selection_key(self._revision.number + 1)):
+            return
+        latest = required_revision(self._store)
+        asked = {name: count for name, count in self._quota.counts.items() if count}
+        if latest.considered is not None or {name: count for name, count in latest.quota.items() if count} != asked:
+            raise StoppedError(
+                f"while this ran, {layout.selection_key(latest.number)} was written, which asks for another set; what is "
+                "committed is kept. To go on: 'ffr generate' with the recipe that asks for it, or 'ffr extend' with this one"
+            )
+        self._revision = latest
 
     def _settle(self) -> Settled:
         load = functools.partial(load_sidecar, self._store, columns=SETTLE_COLUMNS)

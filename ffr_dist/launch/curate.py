@@ -12,6 +12,7 @@ import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from ffr_dist.errors import ConflictError, InputError, StoppedError
@@ -27,11 +28,11 @@ from ffr_dist.shards import export as shard_export
 from ffr_dist.shards import gc, layout
 from ffr_dist.shards.finish import settle_log
 from ffr_dist.shards.log import CommitLog
-from ffr_dist.shards.manifest import Manifest
+from ffr_dist.shards.manifest import Manifest, read_manifest
 from ffr_dist.shards.selection import THRESHOLDS, Revision, kind_of, refuse_race, required_revision, revise
 from ffr_dist.shards.selection import standing as standing_of
 from ffr_dist.shards.sidecar import load_sidecar
-from ffr_dist.store import ObjectInfo, Store
+from ffr_dist.store import ObjectInfo, Store, open_store
 
 NEAR = "near_duplicates"
 
@@ -184,24 +185,21 @@ def _interval(rounds: Sequence[Round], group: str, k: int, size: int) -> int | N
 def finish_now(store: Store) -> Manifest:
     """Finish with what is decided at this moment: the same share of each group's quota, as large as they all have.
 
-    A set that is finished already, or was begun to be finished so, stays as it is; ``extend`` starts from the full quota.
+    A set that is finished already, or was begun to be finished so and still can be, stays as it is; ``extend`` starts from
+    the full quota.
     """
     there = finished_set(store)
     if there is not None:
         return finish_pool(store)
     latest = required_revision(store)
     read_rounds(store)  # a damaged or foreign plan is refused before anything is written
-    if latest.considered is None:
-        log = CommitLog(store)
-        log.refresh()
+    log = CommitLog(store)
+    log.refresh()
+    if latest.considered is None or _lacking(latest, _good(store, log, latest)):
         ranges = _ranges(commit.interval for commit in log.commits())
         if not ranges:
             raise StoppedError(f"{store.url} has nothing decided yet. To go on: {generate_line(store)}")
-        stop = ranges[-1][1]
-        asked = dataclasses.replace(latest, considered=ranges)
-        settled = settle_log(store, log, stop, asked, study_of(store).groups)
-        good = {name: settled.counts[name] + settled.surplus[name] for name in latest.quota}
-        quota = _share(store, latest, good)
+        quota = _share(store, latest, _good(store, log, dataclasses.replace(latest, considered=ranges)))
 
         def change(standing: Revision) -> Revision:
             if standing.number != latest.number:  # a second one at the same moment: its view is as good as this one
@@ -210,6 +208,17 @@ def finish_now(store: Store) -> Manifest:
 
         revise(store, change)
     return finish_pool(store, generate_line(store))
+
+
+def _good(store: Store, log: CommitLog, revision: Revision) -> Mapping[str, int]:
+    """The images of each group that a revision lets count, beyond its quota too."""
+    stop = revision.considered[-1][1] if revision.considered else 0
+    settled = settle_log(store, log, stop, revision, study_of(store).groups)
+    return {name: settled.counts[name] + settled.surplus[name] for name in revision.quota}
+
+
+def _lacking(revision: Revision, good: Mapping[str, int]) -> bool:
+    return revision.kind == "exact" and any(good[name] < count for name, count in revision.quota.items())
 
 
 def _share(store: Store, latest: Revision, good: Mapping[str, int]) -> Mapping[str, int]:
@@ -249,9 +258,7 @@ def collect_garbage(store: Store, *, older: timedelta, purge: bool, dry_run: boo
     known = {info.key for info in doomed}
     latest = required_revision(store)
     doomed += [info for info in gc.leftovers(store, latest.number, older) if info.key not in known]
-    if not dry_run:
-        gc.delete_all(store, doomed)
-    return doomed
+    return doomed if dry_run else gc.delete_all(store, doomed)
 
 
 def _purge(store: Store, *, dry_run: bool) -> list[ObjectInfo]:
@@ -267,6 +274,22 @@ def _purge(store: Store, *, dry_run: bool) -> list[ObjectInfo]:
     return gc.purge(store, study.groups, study.recipe.codec, there, finish_again, dry_run=dry_run)
 
 
+def destination(store: Store, to: str) -> Store:
+    """Where to export a finished set to; opened once there is something to export, so that nothing is made for nothing."""
+    read_manifest(store)
+    scheme, separator, rest = to.partition("://")
+    if separator and scheme != "file":
+        target = open_store(to)  # of a bucket, which is not touched by it
+        within = f"{target.url}/".startswith(f"{store.url}/")
+    else:
+        within = Path(rest or to).expanduser().resolve().is_relative_to(Path(store.url).resolve())
+    if within:
+        raise InputError(
+            f"{to} lies in {store.url} itself, where 'ffr gc' would not look: export to a folder beside it"
+        )
+    return open_store(to)
+
+
 def export(store: Store, to: Store, shard_mb: int | None = None) -> shard_export.Exported:
     """Copy the finished set under plain names."""
     return shard_export.export(store, to, shard_mb=shard_mb)
@@ -274,8 +297,10 @@ def export(store: Store, to: Store, shard_mb: int | None = None) -> shard_export
 
 def generate_line(store: Store) -> str:
     """How to make what the latest selection lacks: with the recipe in the output, unless it was extended by another."""
-    asked = _asked(study_of(store).quota().counts) == _asked(required_revision(store).quota)
-    recipe = shlex.quote(f"{store.url}/{KEY}") if asked else "RECIPE"
-    return f"ffr generate {recipe} --out {shlex.quote(store.url)}" + (
-        "" if asked else " (RECIPE is the one that it was last extended with)"
-    )
+    revision, where = required_revision(store), shlex.quote(store.url)
+    recipe = shlex.quote(f"{store.url}/{KEY}")
+    if revision.considered is not None:  # its quota is no recipe's
+        return f"ffr extend {recipe} --out {where}. Or, of what there is: ffr finish {where} --now"
+    if _asked(study_of(store).quota().counts) == _asked(revision.quota):
+        return f"ffr generate {recipe} --out {where}"
+    return f"ffr generate RECIPE --out {where} (RECIPE is the one that it was last extended with)"

@@ -10,7 +10,6 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 from collections import Counter
@@ -20,7 +19,7 @@ from hashlib import sha256
 
 import pyarrow as pa
 
-from ffr_dist.errors import BrokenError, MissingError
+from ffr_dist.errors import MissingError
 from ffr_dist.groups import Groups
 from ffr_dist.shards import layout
 from ffr_dist.shards.codec import CodecConfig
@@ -153,7 +152,7 @@ def superseded(store: Store, revision: Revision, manifest: Manifest) -> list[Obj
     nothing any more, then older manifests and indexes.
     """
     if manifest.revision != revision.number:
-        raise BrokenError(f"{layout.manifest_key(manifest.revision)} is not of the latest selection; run 'ffr finish'")
+        refuse_race(revision)
     kept = {shard.key for shard in manifest.shards}
     once = _named_before(store, revision.number)
     of = standing(revision)
@@ -171,6 +170,10 @@ def superseded(store: Store, revision: Revision, manifest: Manifest) -> list[Obj
             indexes.append(info)
         if finished is not None and finished < revision.number:
             older.append(info)
+    # After the listings: what a later finish puts is newer than what was listed, and so is not deleted.
+    latest = required_revision(store)
+    if latest.number != revision.number:
+        refuse_race(latest)
     return [*shards, *indexes, *older]
 
 
@@ -194,21 +197,24 @@ def _originals(store: Store, log: CommitLog, revision: Revision, settled: Settle
     return [info for info in store.list(layout.SHARDS) if info.key in gone]
 
 
-def delete_all(store: Store, doomed: Iterable[ObjectInfo]) -> None:
-    """Delete in order, so far as an object is still the one that was listed."""
+def delete_all(store: Store, doomed: Iterable[ObjectInfo]) -> list[ObjectInfo]:
+    """Delete in order, so far as an object is still the one that was listed; those that are gone by this."""
     waiting = list(doomed)
     shards = [info for info in waiting if layout.interval_of_object(info.key) is not None]
-    for _ in in_order(functools.partial(_delete, store), shards, _DELETES_AT_ONCE):
-        pass
-    for info in waiting:
-        if layout.interval_of_object(info.key) is None:
-            _delete(store, info)
+    gone = list(zip(shards, in_order(functools.partial(_delete, store), shards, _DELETES_AT_ONCE), strict=True))
+    others = [info for info in waiting if layout.interval_of_object(info.key) is None]
+    gone += [(info, _delete(store, info)) for info in others]
+    return [info for info, deleted in gone if deleted]
 
 
-def _delete(store: Store, info: ObjectInfo) -> None:
-    with contextlib.suppress(MissingError):
-        if store.head(info.key).modified == info.modified:  # else somebody has just written it again
-            store.delete(info.key)
+def _delete(store: Store, info: ObjectInfo) -> bool:
+    try:
+        if store.head(info.key) != info:
+            return False  # somebody has just written it again
+    except MissingError:
+        return False
+    store.delete(info.key)
+    return True
 
 
 def _refs(of: Commit | Replaced) -> list[ObjectRef]:

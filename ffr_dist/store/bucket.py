@@ -37,6 +37,7 @@ from ffr_dist.store.parts import ExistsError, ObjectInfo, Unavailable
 from ffr_dist.store.retry import Patience
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
     from obstore.store import AzureConfig, ClientConfig, GCSConfig, ObjectStore, RetryConfig, S3Config
 
 _PART = 8 << 20
@@ -88,6 +89,9 @@ class Bucket:
     def get_ranges(self, key: str, starts: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
         # Joined here and not by the library, which panics where a joined range is answered short.
         joined = _join(starts, lengths)
+        if not joined:
+            self.head(key)
+            return [b""] * len(starts)
         try:
             parts = self._repeated(
                 key,
@@ -112,7 +116,12 @@ class Bucket:
 
     def head(self, key: str) -> ObjectInfo:
         meta = self._repeated(key, lambda: obstore.head(self._client(), key))
-        return ObjectInfo(key, meta["size"], meta["last_modified"])
+        return self._info(key, meta)
+
+    def _info(self, key: str, meta: ObjectMeta) -> ObjectInfo:
+        # Services tell whole seconds of a single object, and some of them fractions in a listing.
+        modified = meta["last_modified"]
+        return ObjectInfo(key, meta["size"], modified if self.scheme == "memory" else modified.replace(microsecond=0))
 
     def list(self, folder: str, behind: str | None) -> Iterator[ObjectInfo]:
         """A page at a time, in the order of the service; sorted in memory where there is none."""
@@ -160,7 +169,7 @@ class Bucket:
         try:
             for page in obstore.list(self._client(), folder or None, offset=behind, chunk_size=_PAGE):
                 for meta in page:
-                    yield ObjectInfo(meta["path"], meta["size"], meta["last_modified"])
+                    yield self._info(meta["path"], meta)
         except (BaseError, OSError) as error:
             self._raise(folder, error)
 
@@ -264,8 +273,9 @@ def _upload(size: int) -> _Upload:
 
 
 def _join(starts: Sequence[int], lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """Without empty ranges: no service answers those."""
     joined: list[tuple[int, int]] = []
-    for start, length in sorted(zip(starts, lengths, strict=True)):
+    for start, length in sorted((start, length) for start, length in zip(starts, lengths, strict=True) if length):
         end = joined[-1][0] + joined[-1][1] if joined else 0
         if joined and start - end < _NEAR:
             joined[-1] = (joined[-1][0], max(end, start + length) - joined[-1][0])

@@ -199,7 +199,19 @@ def _make_folder(folder: Path) -> None:
             folder.mkdir(exist_ok=True)
         except FileNotFoundError:
             continue
+        except FileExistsError:
+            if _blocks(folder):
+                raise
+            continue  # somebody made it, and deleted its last object
         _sync_folder(folder.parent)
+
+
+def _blocks(path: Path) -> bool:
+    """Whether something stands there that is no folder; a link counts, since it leads to none."""
+    try:
+        return not stat.S_ISDIR(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _sync_folder(folder: Path) -> None:

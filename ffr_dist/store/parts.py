@@ -30,6 +30,7 @@ class ObjectInfo:
     key: str
     size: int
     modified: datetime
+    """By the store's clock. An object that nobody touches always has the same, however it is asked for."""
 
 
 class ExistsError(StoreError):

@@ -234,6 +234,31 @@ def test_doctor_tries_an_output(ffr, monkeypatch, tmp_path):
     assert json.loads(told)[-1]["ok"] is False
 
 
+def test_doctor_repeats_no_password_and_survives_a_dying_ray(ffr, monkeypatch):
+    from ffr_dist.launch import cluster, doctor
+
+    class RayletDiedError(Exception):
+        """As Ray's own errors: of no kind that Python has."""
+
+    def die():
+        raise RayletDiedError("the local raylet died")
+
+    monkeypatch.setattr(cluster, "try_ray", die)
+    monkeypatch.setattr(doctor, "_device", lambda: doctor.Finding("x", ok=True, found="left to other tests"))
+    for flags in ((), ("--json",)):
+        code, told, error = ffr("doctor", "s3://me:hunter2hunter2@bucket/out", *flags)
+        assert (code, error) == (4, "")
+        assert "the local raylet died" in told
+        assert "environment" in told
+        assert "hunter2" not in told
+
+
+def test_init_from_what_is_not_there_leaves_no_file(ffr, tmp_path):
+    code, _, error = ffr("init", tmp_path / "mine.yaml", "--from", "nothing")
+    assert (code, "ffr-demo" in error) == (2, True)
+    assert not (tmp_path / "mine.yaml").exists()
+
+
 def test_no_message_shows_a_secret(ffr, monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMIK7MDENG")
     code, _, told = ffr("status", tmp_path / "wJalrXUtnFEMIK7MDENG")
@@ -263,6 +288,7 @@ WRONG = {
     "a table that is not there": ("table", ("labels.csv", "lables.csv"), "lables.csv"),
     "a class that nobody maps": ("class", ("classes: {low: 0, high: 1}", "classes: {low: 0, hi: 1}"), "high"),
     "a password": ("secret", ("output: ", "output: s3://me:word@host/"), "password"),
+    "a signature": ("signed", ("weights: embedded", "weights: 'https://host/pipe?X-Amz-Signature=abc'"), "signature"),
     "not YAML": ("yaml", ("name: small", "name: [small"), "is not YAML"),
 }
 

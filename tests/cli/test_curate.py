@@ -235,6 +235,18 @@ def test_finish_now_takes_the_same_share_of_what_there_is(ffr, folder, half):
     sound(ffr, half)
 
 
+def test_what_was_finished_early_can_lose_images_and_be_finished_again(ffr, folder, half):
+    early = told(ffr, "finish", half, "--now")
+    code, _, error = ffr("settle", half, "--set", "grey_levels=3", "--set", "blank_std=20")
+    assert code == 3
+    assert f"ffr finish {half} --now" in error
+    assert f"ffr extend {half}/recipe.yaml --out {half}" in error
+    stricter = told(ffr, "finish", half, "--now")
+    assert 0 < stricter["images"] < early["images"]
+    sound(ffr, half)
+    assert told(ffr, "finish", half, "--now") == stricter
+
+
 def test_finish_now_with_nothing_of_a_group_says_so(ffr, half):
     for file in (half / "commits").iterdir():
         file.unlink()
@@ -273,6 +285,20 @@ def test_export_and_again(ffr, out, tmp_path):
     assert ffr("export", out, tmp_path / "plain", "--shard-mb", 1)[0] == 2
     for verb in ("finish", "gc", "export"):
         assert ffr(verb, out, *([tmp_path / "again"] if verb == "export" else []))[0] == 0
+
+
+def test_an_export_that_cannot_be_makes_no_folder(ffr, half, tmp_path):
+    assert ffr("export", half, tmp_path / "to")[0] == 2
+    assert not (tmp_path / "to").exists()
+
+
+@pytest.mark.parametrize("within", [".", "plain", "shards", "../out/plain"])
+def test_an_export_into_the_output_itself_is_refused(within, ffr, out):
+    before = sorted(out.rglob("*"))
+    for to in (out / within, f"file://{out / within}"):
+        code, _, error = ffr("export", out, to)
+        assert (code, "beside it" in error) == (2, True)
+    assert before == sorted(out.rglob("*"))
 
 
 def test_two_who_wish_at_once_both_stand_or_one_is_told(folder, out):
@@ -339,3 +365,12 @@ def test_what_is_no_output_is_said_so(verb, ffr, tmp_path):
     code, _, error = ffr(verb, tmp_path, *rest)
     assert code == 2
     assert "Traceback" not in error
+
+
+def test_killed_before_its_plan_an_output_has_nothing_to_finish(ffr, folder, half):
+    for place in ("plan", "commits"):
+        shutil.rmtree(half / place)
+    for verb in (["finish", half], ["finish", half, "--now"], ["extend", folder / "fewer.yaml", "--out", half]):
+        code, _, error = ffr(*verb)
+        assert code in {2, 3}, (verb, error)
+        assert "ffr generate" in error

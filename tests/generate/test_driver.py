@@ -1,3 +1,4 @@
+import dataclasses
 import random
 import tracemalloc
 from unittest import mock
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from noise import BAD, CODEC, GROUPS, QUOTA, SIZE, NoiseSampler, contents, pinned, requests
 
-from ffr_dist.errors import BrokenError, ConfigError, ConflictError
+from ffr_dist.errors import BrokenError, ConfigError, ConflictError, StoppedError
 from ffr_dist.generate.driver import Driver, Finished
 from ffr_dist.generate.inline import run_inline
 from ffr_dist.generate.keep import KeepConfig
@@ -21,6 +22,7 @@ from ffr_dist.shards import layout
 from ffr_dist.shards.commit import Commit, GroupTally, ObjectRef, abandon, publish
 from ffr_dist.shards.finish import finish
 from ffr_dist.shards.log import decided
+from ffr_dist.shards.selection import revise
 from ffr_dist.shards.verify import verify
 from ffr_dist.store import open_store
 
@@ -236,15 +238,32 @@ WIDE = Exact(dict.fromkeys(GROUPS.names, 200))
 
 @settings(deadline=None, max_examples=60)
 @given(st.sets(st.integers(0, 48)), st.integers(0, 10**6))
-def test_an_offset_turns_the_order_and_leaves_nothing_out(done, offset):
+def test_an_offset_begins_elsewhere_and_leaves_nothing_out(done, offset):
     store = open_store(f"memory://driver-offset-{next(_stores)}")
     for interval in done:
         publish(store, abandon(interval, "a", "x"))
     Driver(store, GROUPS, WIDE, pinned())
     open_ones = [interval for interval in range(50) if interval not in done]
     order = [work.interval for work in iter_work(Driver(store, GROUPS, WIDE, pinned(), offset=offset))]
-    turn = offset % len(open_ones)
-    assert order == open_ones[turn:] + open_ones[:turn]
+    assert order[0] == open_ones[offset % len(open_ones)]
+    assert sorted(order) == open_ones
+
+
+@pytest.mark.parametrize("drivers", [2, 4])
+def test_drivers_that_meet_do_not_go_on_side_by_side(fresh_store, drivers):
+    """Or four of them would make most intervals two or three times."""
+    store, rng, made = fresh_store(), random.Random(1), []
+    offsets = [0, *(rng.getrandbits(48) for _ in range(drivers - 1))]
+    each = [(Driver(store, GROUPS, WIDE, pinned(), offset=offset), []) for offset in offsets]
+    while len(list(store.list("commits"))) < 50:
+        driver, flying = rng.choice(each)
+        if flying:
+            made.append(flying.pop(0))
+            driver.committed(publish(store, counted(made[-1])))
+        driver.refresh()
+        while len(flying) < 2 and isinstance(step := driver.next(), Work) and step.interval < 50:
+            flying.append(step.interval)
+    assert len(made) < 75
 
 
 def test_drivers_of_different_offsets_make_different_intervals(fresh_store):
@@ -398,3 +417,24 @@ def test_a_bug_in_the_sampler_is_raised_and_leaves_the_rest(fresh_store, make_wo
         run_inline(Driver(store, GROUPS, QUOTA, pinned()), make_worker(store, NoiseSampler(bad=BAD, fail_at=broken)))
     end = run_inline(Driver(store, GROUPS, QUOTA, pinned()), make_worker(store, NoiseSampler(bad=BAD)))
     assert finish(store, GROUPS, CODEC, SIZE, planned=end.intervals) == undisturbed[0]
+
+
+def test_a_selection_made_meanwhile_is_followed(fresh_store, make_worker):
+    store = fresh_store()
+    driver = Driver(store, GROUPS, QUOTA, pinned())
+    taken = "red_cat-00000001"
+    revise(store, lambda latest: dataclasses.replace(latest, excluded=(taken,)))
+    end = run_inline(driver, make_worker(store, NoiseSampler(bad=BAD)))
+    assert end.settled.revision == 1
+    manifest = finish(store, GROUPS, CODEC, SIZE, planned=end.intervals, settled=end.settled)
+    assert manifest.revision == 1
+    assert verify(store).ok
+
+
+@pytest.mark.parametrize("change", [{"quota": QUOTA.counts | {"red_dog": 99}}, {"considered": ((0, 1),)}])
+def test_a_selection_of_another_number_of_images_stops_whoever_works_for_the_old_one(fresh_store, make_worker, change):
+    store = fresh_store()
+    driver = Driver(store, GROUPS, QUOTA, pinned())
+    revise(store, lambda latest: dataclasses.replace(latest, **change))
+    with pytest.raises(StoppedError, match=r"selection/0001\.json"):
+        run_inline(driver, make_worker(store, NoiseSampler(bad=BAD)))

@@ -125,8 +125,18 @@ def test_what_was_written_again_since_the_listing_stays(output, monkeypatch):
     output.put(key, b"x")
     doomed = gc.leftovers(output, 0, AGE)
     output.put(key, b"a finish that is under way puts it again")
-    gc.delete_all(output, doomed)
+    assert gc.delete_all(output, doomed) == []
     assert key in keys(output)
+
+
+def test_what_is_told_as_deleted_is_what_was(output):
+    mine, gone = layout.tar_key(1, "ab" * 32), layout.tar_key(1, "cd" * 32)
+    for key in (mine, gone):
+        output.put(key, b"x")
+    doomed = gc.leftovers(output, 0, AGE)
+    output.delete(gone)  # by another one
+    assert {info.key for info in doomed} == {mine, gone}
+    assert [info.key for info in gc.delete_all(output, doomed)] == [mine]
 
 
 def test_a_purge_leaves_the_set_and_takes_the_rest(output):
@@ -209,6 +219,31 @@ def test_two_purges_and_a_change_at_once(output):
     assert latest_revision(store).number == revision.number + 1
     assert verify(store).ok
     purge(store)
+    assert verify(store).ok
+
+
+def test_a_set_that_is_finished_while_a_purge_looks_around_loses_nothing(store, monkeypatch):
+    """The new set names a trimmed shard again, which to the purge is only an older set's."""
+    write_first_revision(store, Exact(QUOTA))
+    for interval, candidates in enumerate(INTERVALS[:2]):
+        write_interval(store, interval, candidates)
+    done(store, 2)
+    change(store, quota={"land_bird": 2, "water_bird": 3})  # all that there is, so that nothing need be replaced
+    settle_log = gc.settle_log
+
+    def meanwhile(*arguments):
+        settled = settle_log(*arguments)
+        change(store, quota=QUOTA)
+        done(store, 2)
+        return settled
+
+    monkeypatch.setattr(gc, "settle_log", meanwhile)
+    with pytest.raises(ConflictError, match="run again"):
+        purge(store, 2)
+    assert latest_manifest(store).revision == 2
+    assert verify(store).ok
+    monkeypatch.undo()
+    purge(store, 2)
     assert verify(store).ok
 
 

@@ -138,6 +138,16 @@ def test_ranges_are_slices_near_and_far(store):
     assert store.get_ranges("k", [], []) == []
 
 
+def test_an_empty_range_is_nothing_wherever_it_lies(store):
+    store.put("a", bytes(range(10)))
+    store.put("empty", b"")
+    assert store.get_ranges("a", [0, 3, 10], [0, 2, 0]) == [b"", b"\3\4", b""]
+    assert store.get_ranges("a", [4], [0]) == [b""]
+    assert store.get_ranges("empty", [0], [0]) == [b""]
+    with pytest.raises(MissingError):
+        store.get_ranges("absent", [0], [0])
+
+
 @pytest.mark.parametrize("ranges", [([5], [100]), ([0, 5], [2, 6]), ([10], [1]), ([50], [10]), ([5, 50], [5, 10])])
 def test_a_truncated_object_is_broken_and_no_crash(store, ranges, capfd):
     store.put("shards/1.tar", b"0123456789")
@@ -187,6 +197,12 @@ def test_its_clock_is_the_one_of_its_objects_and_leaves_nothing(store, url):
     store.delete("k")
     assert keys(store.list()) == []
     assert not Path(url, ".probe").exists()
+
+
+def test_a_listing_and_an_object_tell_the_same_of_it(store):
+    for number in range(5):  # on one that keeps fractions of seconds, five of them are not all zero
+        store.put(f"a/{number}", b"body")
+    assert [store.head(info.key) for info in store.list("a")] == list(store.list("a"))
 
 
 def test_the_probe_passes_and_leaves_nothing(store, url):

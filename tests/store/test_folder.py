@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -101,6 +103,25 @@ def test_a_folder_goes_with_its_last_object_while_others_write_into_it(tmp_path)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(8)))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_was_made_and_deleted_by_others_at_that_moment_is_made_again(tmp_path, monkeypatch):
+    mkdir, theirs = Path.mkdir, [1]
+
+    def late(folder, *arguments, **options):
+        if theirs:
+            theirs.pop()
+            raise FileExistsError(errno.EEXIST, "made by another, and gone again")
+        mkdir(folder, *arguments, **options)
+
+    store = open_store(str(tmp_path))
+    monkeypatch.setattr(Path, "mkdir", late)
+    store.put("a/b", b"x")
+    assert store.get("a/b") == b"x"
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    for blocked in ("a/b/c", "nowhere/c"):
+        with pytest.raises(StoreError):
+            store.put(blocked, b"x")
 
 
 def test_a_folder_that_may_not_be_written_is_an_error_at_once(tmp_path):

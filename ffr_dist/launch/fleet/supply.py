@@ -42,8 +42,6 @@ class Supply:
         self._pilot = pilot
         self._clock = clock
         self._listed = clock()
-        self._open: set[int] = set()
-        """Intervals of the pilot that went out and are not decided."""
 
     def next(self) -> Work | Wait | End:
         if self._joined() and self._clock() - self._listed >= _RELIST_S:
@@ -53,19 +51,15 @@ class Supply:
         if not self._pilot or not isinstance(step, Work):
             return step
         if step.round.number == 0:
-            self._open.add(step.interval)
             return step
         self._driver.lost(step.interval)  # it is not the pilot's
-        return Wait(0) if self._open else Piloted()
+        return Piloted() if self._driver.piloted else Wait(0)
 
     def lost(self, interval: int) -> None:
         self._driver.lost(interval)
 
     def committed(self, commit: Commit) -> None:
         self._driver.committed(commit)
-        self._open.discard(commit.interval)
 
     def abandon(self, interval: int, reason: str) -> Commit:
-        commit = self._driver.abandon(interval, reason)
-        self._open.discard(interval)
-        return commit
+        return self._driver.abandon(interval, reason)

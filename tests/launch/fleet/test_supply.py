@@ -48,6 +48,19 @@ class Three:
     def refresh(self):
         self.refreshed += 1
 
+    @property
+    def piloted(self):
+        return {0, 1} <= self.decided
+
+
+def test_a_pilot_ends_also_when_another_driver_decided_it():
+    driver = Three()
+    supply = Supply(driver, pilot=True)
+    supply.next()
+    supply.next()
+    driver.decided |= {0, 1}  # heard of by listing the store, not by a receipt
+    assert isinstance(supply.next(), Piloted)
+
 
 def test_a_pilot_ends_when_its_round_is_decided_and_hands_out_no_other():
     supply = Supply(Three(), pilot=True)
