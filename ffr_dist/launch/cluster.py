@@ -51,8 +51,6 @@ _POLL_S = 0.5
 _ASK_S = 1.0
 _ROOM_S = 3.0
 """How often the cluster is looked at for nodes that came and went."""
-_SPENT_S = 15.0
-"""How often it is asked what other drivers at work have spent."""
 _GONE_S = 3.0
 """From asking an actor to end until its process is killed, if it is still there."""
 
@@ -194,13 +192,15 @@ class _Session:
 
     def __init__(self) -> None:
         self._began = not ray.is_initialized()
-        joins = (
-            bool(os.environ.get("RAY_ADDRESS")) or Path(tempfile.gettempdir(), "ray", "ray_current_cluster").exists()
-        )
+        # As Ray looks for one; asked here, so that what is known of the cluster is what is done.
+        named = os.environ.get("RAY_ADDRESS", "")
+        started = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir()), "ray", "ray_current_cluster")
+        joins = named != "local" if named else started.exists()
         if self._began:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-            ray.init(include_dashboard=None, log_to_driver=False, logging_level="ERROR")
+            address = None if joins else "local"
+            ray.init(address=address, include_dashboard=None, log_to_driver=False, logging_level="ERROR")
         self.mine = self._began and not joins
         """Whether the cluster is this process's own, so that nothing will ever join it."""
 
@@ -257,9 +257,10 @@ class _Office:
         self._patience = patience
         self._alone = alone
         self._due = 0.0
-        self._asked = 0.0
 
     def look(self, now: float) -> None:
+        if (spent := self._heart.spent_beside(self._run.recipe.generate.price_per_gpu_hour)) is not None:
+            self._ledger.elsewhere = spent
         if self._signals.asked:
             self._fleet.drain(f"stopped by {self._signals.asked}", self._patience.grace, now)
         if why := self._ledger.over(self._fleet.rest_s):
@@ -269,10 +270,6 @@ class _Office:
         if now >= self._due:
             self._due = now + _ROOM_S
             self._count(now)
-        if self._heart.company and now >= self._asked:
-            self._asked = now + _SPENT_S
-            with contextlib.suppress(StoreError):
-                self._ledger.elsewhere = self._heart.spent_elsewhere(self._run.recipe.generate.price_per_gpu_hour)
 
     def _count(self, now: float) -> None:
         nodes = [node for node in ray.nodes() if node["Alive"]]

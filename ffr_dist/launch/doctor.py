@@ -37,11 +37,12 @@ def _output(url: str) -> Finding:
     """Whether an output keeps the promise that everything rests on, tried by many writers at once."""
     from ffr_dist.store.probe import probe  # noqa: PLC0415 - where an output is given
 
+    what = f"output {redact(url)}"  # a URL that is refused for its password is not repeated with it
     try:
         probe(open_store(url))
     except FFRError as error:
-        return Finding(f"output {url}", False, redact(str(error)), "check the URL, the credentials and docs/storage.md")
-    return Finding(f"output {url}", True, "no violation of put-if-absent seen")
+        return Finding(what, False, redact(str(error)), "check the URL, the credentials and docs/storage.md")
+    return Finding(what, True, "no violation of put-if-absent seen")
 
 
 def _python() -> Finding:
@@ -106,6 +107,6 @@ def _ray() -> Finding:
 
     try:
         found = try_ray()
-    except (RuntimeError, OSError, ConnectionError, ValueError) as error:
-        return Finding("ray", False, str(error), "stop other Ray clusters (ray stop), or check RAY_ADDRESS")
+    except Exception as error:  # noqa: BLE001 - of whatever it dies, that is the finding
+        return Finding("ray", False, redact(str(error)), "stop other Ray clusters (ray stop), or check RAY_ADDRESS")
     return Finding("ray", True, found)

@@ -60,7 +60,7 @@ def make_pool(
     """
     with StopSignals() as signals:
         try:
-            if _finished(run.store) is None or stop_after_pilot:
+            if finished_set(run.store) is None or stop_after_pilot:
                 with _at_work(run, join=join) as desk:
                     return _make(desk, signals, inline=inline, pilot=stop_after_pilot, patience=patience)
             return _found(run)
@@ -71,7 +71,7 @@ def make_pool(
 
 
 def finished_set(store: Store) -> Manifest | None:
-    """The set of the latest selection; None where that is yet to be finished."""
+    """The set of the latest selection. One of an earlier selection is not the end: there may be more to make."""
     revision, manifest = latest_revision(store), latest_manifest(store)
     return manifest if revision is not None and manifest is not None and manifest.revision == revision.number else None
 
@@ -79,16 +79,15 @@ def finished_set(store: Store) -> Manifest | None:
 def finish_pool(store: Store, go_on: str = "ffr generate") -> Manifest:
     """Finish an output whose intervals are all decided, from what it holds alone; ``go_on`` says how to make what lacks."""
     study = study_of(store)
-    revision = latest_revision(store)
-    if revision is None:
+    rounds = read_rounds(store)
+    if not rounds:
         raise InputError(f"{store.url} has no plan yet; run 'ffr generate' first")
-    planned = read_rounds(store)[-1].round.end
     return finish(
         store,
         study.groups,
         study.recipe.codec,
         study.recipe.size,
-        planned=planned,
+        planned=rounds[-1].round.end,
         detail=_detail(study),
         go_on=go_on,
     )
@@ -128,18 +127,12 @@ def _at_work(run: Run, *, join: bool) -> Iterator[_Desk]:
         )
 
 
-def _finished(store: Store) -> Manifest | None:
-    """The manifest of the latest selection. One of an earlier selection is not the end: there may be more to make."""
-    revision, manifest = latest_revision(store), latest_manifest(store)
-    return manifest if revision is not None and manifest is not None and manifest.revision == revision.number else None
-
-
 def _found(run: Run) -> Manifest:
     """What was finished before, unless it was made with other settings."""
     _, plan = _prepared(run)
     write_first_revision(run.store, run.study.quota(), run.recipe.generate.keep.near_duplicates)
     refuse_other(read_pinned(run.store), plan)
-    manifest = _finished(run.store)
+    manifest = finished_set(run.store)
     if manifest is None:
         raise StoppedError(f"{run.store.url} was given another selection at this moment. To go on: {run.command}")
     copy_manifest(run.store, manifest)
@@ -215,6 +208,8 @@ def _run_here(desk: _Desk, driver: Driver, supply: Supply, spec: WorkSpec, input
     def received(receipt: Receipt) -> None:
         meter.receipt(receipt)
         ledger.tick(1)
+        if (spent := desk.heart.spent_beside(run.recipe.generate.price_per_gpu_hour)) is not None:
+            ledger.elsewhere = spent
         if why := ledger.over():
             raise StoppedError(f"{why}; what is committed is kept. To go on: {run.command}")
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-from ffr_dist.errors import MissingError, StoppedError
+from ffr_dist.errors import BrokenError, MissingError, StoppedError
 from ffr_dist.generate.driver import Driver, Finished
 from ffr_dist.generate.inline import run_inline
 from ffr_dist.generate.worker import Worker, WorkSpec
@@ -75,6 +75,12 @@ def _sample_set(run: Run, step: MapStep, store: Store, inputs: Inputs) -> str:
 
 def _marker(store: Store) -> str | None:
     try:
-        return str(json.loads(store.get(_MARKER))["sha256"])
+        body = store.get(_MARKER)
     except MissingError:
         return None
+    try:
+        return str(json.loads(body)["sha256"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise BrokenError(
+            f"{store.url}/{_MARKER} does not tell what was prepared; remove it, and the artefact is made anew"
+        ) from error

@@ -1,14 +1,16 @@
 """A method of noise, for tests: the whole way of a generation at the price of a few milliseconds, with faults on demand.
 
-A fault strikes where a candidate is sampled: ``raise``, ``hang``, ``die`` or ``wrong`` (input). With ``once`` it leaves a file
-there and strikes no more.
+A fault strikes where a candidate is sampled: ``raise``, ``hang``, ``die``, ``wrong`` (input), or ``hold``, which waits until the
+file ``until`` is there. With ``once`` it leaves its process's number in that file and strikes no more.
 """
 
+import json
 import os
 import signal
+import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ray import cloudpickle
@@ -27,6 +29,8 @@ QUOTA = dict.fromkeys(GROUPS, 24)
 BAD = {"low_temple": {"blank": 0.3}, "high_flowers": {"nan": 0.2, "copy": 0.1}}
 SIZE = 32
 QUICK = Patience(verdict=1.0, backoff_first=0.2, backoff_most=1.0, nobody=5.0)
+UNHURRIED = replace(QUICK, hang_floor=600.0, copy_floor=600.0, silent=300.0)
+"""Nothing is taken for a hang, a straggler or silence, however busy the machine is."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +39,20 @@ class Fault:
     group: str
     k: int
     once: str = ""
+    until: str = ""
 
     def strikes(self, requests):
         if not any(request.group == self.group and request.k == self.k for request in requests):
             return False
         if self.once:
+            mine = Path(f"{self.once}.{os.getpid()}")
+            mine.write_text(str(os.getpid()))
             try:
-                Path(self.once).touch(exist_ok=False)
+                os.link(mine, self.once)  # whole or not at all
             except FileExistsError:
                 return False
+            finally:
+                mine.unlink()
         return True
 
 
@@ -63,6 +72,8 @@ class FaultySampler(noise.NoiseSampler):
                     os.kill(os.getpid(), signal.SIGKILL)
                 if fault.kind == "hang":
                     time.sleep(3600)
+                while fault.kind == "hold" and not Path(fault.until).exists():
+                    time.sleep(0.02)
         return super().sample(requests, fetched)
 
 
@@ -112,34 +123,59 @@ def noisy_text(data, workers=2, extra=""):
     return head + "compare:\n  cells:\n    - {arm: none}\n    - {arm: mixed}\n"
 
 
+def by_value():
+    """Actors cannot import modules of the tests."""
+    cloudpickle.register_pickle_by_value(noise)
+    cloudpickle.register_pickle_by_value(sys.modules[Noisy.__module__])
+
+
+def noisy_method(recipe, *, faults=(), delay_s=0.0, bad=BAD):
+    frozen = tuple((group, tuple(shares.items())) for group, shares in bad.items())
+    return Noisy(recipe.seed, recipe.train, tuple(faults), delay_s, frozen)
+
+
 def noisy_run(data, out, *, faults=(), delay_s=0.05, bad=BAD, workers=2, extra="", tell=None):
     from ffr_dist.config import parse
     from ffr_dist.recipe import Recipe
 
-    cloudpickle.register_pickle_by_value(noise)  # actors cannot import a module of the tests
-    cloudpickle.register_pickle_by_value(sys.modules[Noisy.__module__])
+    by_value()
     text = noisy_text(data, workers, extra)
-    recipe = parse(Recipe, text, "noisy")
-    frozen = tuple((group, tuple(shares.items())) for group, shares in bad.items())
-    method = Noisy(recipe.seed, recipe.train, tuple(faults), delay_s, frozen)
+    method = noisy_method(parse(Recipe, text, "noisy"), faults=faults, delay_s=delay_s, bad=bad)
     return make_run(text, str(out), method=method, tell=tell)
 
 
+def command(recipe, out, *flags, faults=(), delay_s=0.0, patience=QUICK):
+    """A command line for ``ffr generate`` with this method in place of the recipe's."""
+    settings = {"faults": [asdict(fault) for fault in faults], "delay_s": delay_s, "patience": asdict(patience)}
+    return [sys.executable, __file__, json.dumps(settings), "generate", str(recipe), "--out", str(out), *flags]
+
+
+def started(argv, *, environment=(), **rest):
+    """A process that can import what these tests can."""
+    path = os.pathsep.join(filter(None, sys.path))
+    return subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path} | dict(environment),
+        **rest,
+    )
+
+
 def main():
-    """A driver in a process of its own: DATA OUT DELAY [join]."""
     import noisy  # by its name, so that it pickles by value
 
-    from ffr_dist.errors import FFRError
-    from ffr_dist.launch.pool import make_pool
+    from ffr_dist.cli import main as ffr
+    from ffr_dist.launch import context, pool
 
-    data, out, delay_s, *rest = sys.argv[1:]
-    run = noisy.noisy_run(Path(data), out, delay_s=float(delay_s))
-    try:
-        manifest = make_pool(run, join="join" in rest, patience=noisy.QUICK)
-    except FFRError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        sys.exit(error.exit_code)
-    sys.stdout.write(f"{manifest.manifest_sha256}\n")
+    settings = json.loads(sys.argv.pop(1))
+    faults = [noisy.Fault(**fault) for fault in settings["faults"]]
+    noisy.by_value()
+    context.build_method = lambda recipe, groups: noisy.noisy_method(recipe, faults=faults, delay_s=settings["delay_s"])
+    pool.make_pool.__kwdefaults__["patience"] = replace(Patience(), **settings["patience"])
+    ffr()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from small_run import make_run, recipe_text
 
 from ffr_dist.launch.pool import make_pool
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(700)]
 
 JOBS = Path(__file__).parents[2] / "jobs"
 TOKEN = uuid.uuid4().hex
@@ -93,7 +93,7 @@ def ask(url):
 
 
 def wait_for(url, process, log):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:
         try:
             return ask(url)

@@ -57,6 +57,14 @@ def test_hours_run_out_in_one_process_too(data, tmp_path):
     assert [record.ended is not None for record in read_drivers(run.store)] == [True]
 
 
+def test_what_another_driver_spends_meanwhile_counts_against_max_cost(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(Heartbeat, "spent_beside", lambda self, price: 9.5 * price)
+    run = noisy.noisy_run(data, tmp_path, extra="max_cost: 18, price_per_gpu_hour: 2, ", delay_s=0.0)
+    with pytest.raises(StoppedError, match=r"max_cost.*19\.00 of 18.*To go on: ffr run small\.yaml"):
+        make_pool(run, inline=True)
+    assert 0 < len(list(decided(run.store))) < 4
+
+
 def test_a_second_driver_is_refused_before_it_does_anything(data, tmp_path):
     run = noisy.noisy_run(data, tmp_path)
     with Heartbeat(run.store, every_s=0.2), pytest.raises(ConflictError, match="another driver is at work"):

@@ -30,6 +30,8 @@ _WATCH_S = 15.0
 """Longer than three beats: one may be late."""
 _LOOK_S = 1.0
 _COMPANY_S = 30.0
+_SPENT_S = 15.0
+"""How often it is asked what other drivers at work have spent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +93,7 @@ class Heartbeat:
         self._seen: dict[str, datetime] | None = None
         """When the other records were changed, by the store's clock, which is only compared with itself."""
         self._met = -_COMPANY_S
+        self._counted = -_SPENT_S
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
         self._record = DriverRecord(
@@ -131,6 +134,17 @@ class Heartbeat:
         return sum(
             record.device_seconds / 3600 * (price or 0.0) if record.cost is None else record.cost for record in others
         )
+
+    def spent_beside(self, price: float | None) -> float | None:
+        """The same, as another driver at work changes it; None where none is, or a moment after this was asked."""
+        now = time.monotonic()
+        if not self.company or now - self._counted < _SPENT_S:
+            return None
+        self._counted = now
+        try:
+            return self.spent_elsewhere(price)
+        except StoreError:
+            return None
 
     def beat(self, ended: str | None = None) -> None:
         """Rewrite the record now."""

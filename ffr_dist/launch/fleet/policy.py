@@ -264,8 +264,8 @@ class Fleet:
 
     @property
     def running(self) -> int:
-        """Actors whose process is there, and costs."""
-        return sum(actor.born is not None for actor in self._actors.values())
+        """Actors whose process is there, and costs. May be asked from any thread."""
+        return sum(actor.born is not None for actor in list(self._actors.values()))
 
     @property
     def wanted(self) -> int:

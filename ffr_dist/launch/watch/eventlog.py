@@ -13,14 +13,14 @@ import json
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
-from ffr_dist.errors import FFRError
+from ffr_dist.errors import BrokenError, FFRError, MissingError
 from ffr_dist.launch.events import Event, Generating, Tell, Training, Warned
-from ffr_dist.launch.watch.redact import redact
+from ffr_dist.launch.watch.redact import secrets, strike_out
 from ffr_dist.shards import layout
 from ffr_dist.store import Store
 
@@ -30,6 +30,8 @@ _MOST_BYTES = 4_000_000
 _WRITE_EVERY_S = 10.0
 _STATE_EVERY_S = 10.0
 """Events that tell a state, not a fact, are logged this often: each one stands for all before it."""
+_PARTS_READ = 4
+_TAIL_BYTES = 8_192
 _WORD = re.compile(r"(?<!^)(?=[A-Z])")
 
 
@@ -72,7 +74,7 @@ class EventLog:
             if now - self._last_state.get(name, -_STATE_EVERY_S) < _STATE_EVERY_S:
                 return
             self._last_state[name] = now
-        self._add(_line(self._driver, name, _fields(event)))
+        self._add(_line(self._driver, name, _fields(event, secrets())))
 
     def write(self) -> None:
         """Write what the store does not hold yet. Never raises for the store's sake."""
@@ -133,20 +135,19 @@ def last_lines(store: Store, count: int) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for info in reversed(parts[-_PARTS_READ:]):
         start = max(0, info.size - _TAIL_BYTES)
-        (tail,) = store.get_ranges(info.key, [start], [info.size - start])
+        try:
+            (tail,) = store.get_ranges(info.key, [start], [info.size - start])
+        except (MissingError, BrokenError):  # deleted or cut since it was listed
+            continue
         lines = tail.split(b"\n")[1 if start else 0 :]
         found += [event for event in map(_parsed, lines) if event is not None]
     return sorted(found, key=lambda event: str(event["at"]))[-count:]
 
 
-_PARTS_READ = 4
-_TAIL_BYTES = 8_192
-
-
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
         event = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return event if isinstance(event, dict) and {"at", "driver", "event"} <= event.keys() else None
 
@@ -161,14 +162,14 @@ def _name(event: Event) -> str:
     return _WORD.sub("_", type(event).__name__).lower()
 
 
-def _fields(value: Any) -> Any:
-    """A value as JSON, its text without secrets."""
+def _fields(value: Any, known: Sequence[str]) -> Any:
+    """A value as JSON, its text without secrets, of which these are known."""
     if dataclasses.is_dataclass(value):
-        return {field.name: _fields(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: _fields(getattr(value, field.name), known) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {redact(str(name)): _fields(item) for name, item in value.items()}
+        return {strike_out(str(name), known): _fields(item, known) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_fields(item) for item in value]
+        return [_fields(item, known) for item in value]
     if isinstance(value, float):
         return round(value, 6)
-    return redact(value) if isinstance(value, str) else value
+    return strike_out(value, known) if isinstance(value, str) else value

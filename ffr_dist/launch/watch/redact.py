@@ -6,8 +6,10 @@ and signatures in URLs. This is the last line of defence: nothing here hands sec
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+from collections.abc import Sequence
 
 _SECRET_NAME = re.compile(r"KEY|SECRET|TOKEN|PASS|CREDENTIAL|AUTH|SIGNATURE|SAS|CONNECTION_STRING", re.IGNORECASE)
 _SHORTEST = 8
@@ -23,10 +25,24 @@ _HEADER = re.compile(r"(?i)\b(authorization['\"]?\s*[:=]\s*['\"]?)(?:\w[\w-]*\s+
 
 def redact(text: str) -> str:
     """``text`` without what must not be read by others."""
-    found = {value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= _SHORTEST}
-    for value in sorted(found, key=len, reverse=True):
-        if not os.path.isabs(value):  # noqa: PTH117 - a path to a secret is none
-            text = text.replace(value, _STRUCK)
+    return strike_out(text, secrets())
+
+
+def secrets() -> list[str]:
+    """What the environment holds under names that sound secret, the longest first. Takes a while: for many texts, ask once."""
+    found = {value for name, value in os.environ.items() if _sounds_secret(name) and len(value) >= _SHORTEST}
+    return sorted((value for value in found if not os.path.isabs(value)), key=len, reverse=True)  # noqa: PTH117 - a path to a secret is none
+
+
+def strike_out(text: str, known: Sequence[str]) -> str:
+    """As :func:`redact`, with what :func:`secrets` has found."""
+    for value in known:
+        text = text.replace(value, _STRUCK)
     text = _USER_INFO.sub(f"{_STRUCK}@", text)
     text = _QUERY.sub(rf"\1={_STRUCK}", text)
     return _HEADER.sub(rf"\1{_STRUCK}", text)
+
+
+@functools.cache
+def _sounds_secret(name: str) -> bool:
+    return _SECRET_NAME.search(name) is not None

@@ -177,6 +177,7 @@ class World:
             if process.node == node:
                 self.die(name, "connection lost")
         del self.nodes[node]
+        self.cut.discard(node)
 
     def carry_out(self, order):
         match order:

@@ -146,6 +146,34 @@ def test_what_others_spent_is_summed(store):
         assert heart.spent_elsewhere(None) == 3.0
 
 
+def test_what_others_spend_is_counted_again_only_while_they_are_at_work_and_now_and_then(store, monkeypatch):
+    foreign(store, cost=3.0)
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    heart = Heartbeat(store)
+    heart._look_around()
+    assert heart.spent_beside(2.0) is None  # it may be long dead
+    foreign(store, device_seconds=1800.0)
+    heart._look_around()
+    assert heart.spent_beside(2.0) == 1.0
+    foreign(store, device_seconds=3600.0)
+    heart._look_around()
+    assert heart.spent_beside(2.0) is None  # asked a moment ago
+    now[0] += 15
+    assert heart.spent_beside(2.0) == 2.0
+    now[0] += 15
+    assert heart.spent_beside(2.0) is None  # gone
+    foreign(store, cost=4.0)
+    heart._look_around()
+    monkeypatch.setattr(store, "list", _down)
+    assert heart.spent_beside(2.0) is None
+
+
+def _down(folder):
+    raise StoreError("503")
+    yield
+
+
 class beating:
     """Somebody who rewrites a record."""
 

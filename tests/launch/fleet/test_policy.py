@@ -340,6 +340,20 @@ def test_a_fixed_number_waits_for_places_and_goes_on_with_those_that_are_up():
     assert not world.told(Warned)
 
 
+def test_actors_may_come_and_go_while_another_thread_counts_them():
+    """The heartbeat's thread does; an error there would end it, and with it the sign of life."""
+    world = World(1)
+
+    class Joining:
+        @property
+        def born(self):
+            world.fleet._actors[f"another {len(world.fleet._actors)}"] = Joining()
+            return 0.0
+
+    world.fleet._actors["w"] = Joining()
+    assert world.fleet.running == 1
+
+
 def test_without_any_worker_it_says_so_each_minute_and_waits():
     world = World(10, nodes=0)
     world.fleet.shortage = "no node has a GPU"
@@ -457,10 +471,12 @@ def test_whatever_happens_all_is_decided_once_and_only_poison_is_given_up(
         for at, what in quakes:
             if world.clock != float(at):
                 continue
-            if what == "leave" and len(world.nodes) > 1:
-                world.leave(world.chance.choice(sorted(world.nodes)))
-            elif what == "cut" and len(world.nodes) - len(world.cut) > 1:
-                world.cut.add(world.chance.choice(sorted(world.nodes)))
+            # One that can be reached is always left: without any, giving up in the end is right.
+            reached = sorted(world.nodes.keys() - world.cut)
+            if what == "leave" and (len(reached) > 1 or world.nodes.keys() & world.cut):
+                world.leave(world.chance.choice(sorted(world.nodes) if len(reached) > 1 else sorted(world.cut)))
+            elif what == "cut" and len(reached) > 1:
+                world.cut.add(world.chance.choice(reached))
             elif what == "kill" and world.processes:
                 world.die(world.chance.choice(sorted(world.processes)), "killed")
             elif what == "join":

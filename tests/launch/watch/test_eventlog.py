@@ -2,6 +2,7 @@
 
 import json
 import typing
+import uuid
 
 import pytest
 
@@ -188,3 +189,34 @@ def test_the_latest_lines_of_all_drivers_are_found(store):
     store.put("events/foreign.jsonl", b"not ours\n{}\n[1]\n")
     assert [line["what"] for line in last_lines(store, 3)] == ["d2 297", "d2 298", "d2 299"]
     assert last_lines(open_store(f"{store.url}-other"), 3) == []
+
+
+@pytest.mark.parametrize("body", [b"", b"[" * 8_000, b"\xff\n"])
+def test_a_part_that_holds_no_line_hides_no_other(body):
+    store = open_store(f"memory://{uuid.uuid4().hex}")
+    with EventLog(store, "d1", events.silent) as log:
+        log(Began("x"))
+    store.put("events/foreign.jsonl", body)
+    assert [line["what"] for line in last_lines(store, 3)] == ["x"]
+
+
+def test_a_part_that_goes_while_it_is_read_hides_no_other(store):
+    with EventLog(store, "d1", events.silent) as log:
+        log(Began("x"))
+    store.put("events/gone-0000.jsonl", b"{}\n" * 9)
+    listed = list(store.list("events"))
+    store.list = lambda folder: listed
+    store.put("events/gone-0000.jsonl", b"{}\n")  # shorter than it was listed
+    assert [line["what"] for line in last_lines(store, 3)] == ["x"]
+    store.delete("events/gone-0000.jsonl")
+    assert [line["what"] for line in last_lines(store, 3)] == ["x"]
+
+
+def test_the_environment_is_searched_once_an_event(store, monkeypatch):
+    """A fleet tells a thousand events a second, of a dozen words each."""
+    searched = []
+    monkeypatch.setattr(eventlog, "secrets", lambda: searched.append(1) or [])
+    with EventLog(store, "d1", events.silent) as log:
+        log(COMMITTED)
+        log(COMMITTED)
+    assert len(searched) == 2

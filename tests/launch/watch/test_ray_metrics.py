@@ -42,7 +42,7 @@ def page():
 
 def scraped(read, complete):
     """{(name, labels of ours): value}, once ``complete`` says so of them."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while True:
         found = {}
         for line in read().splitlines():
