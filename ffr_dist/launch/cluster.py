@@ -278,6 +278,8 @@ class _Office:
         fleet.nodes({node["NodeID"] for node in nodes}, now)
         fleet.resize(room if need.wanted is None else need.wanted, now)
         before, fleet.shortage = fleet.shortage, need.shortage(nodes)
+        if self._alone and not nodes:
+            raise StoppedError(f"this run's own Ray has died; what is committed is kept. To go on: {self._run.command}")
         if fleet.shortage and self._alone:
             raise InputError(f"{fleet.shortage}, and no other node can join this cluster of one machine")
         if fleet.shortage and not before:
@@ -442,6 +444,6 @@ def _carry_out(order: Order, run: Run, fleet: Fleet, crew: _Crew, tell: Tell) ->
 
 
 def _reason(error: Exception) -> str:
-    """Ray tells a death over many lines, in colour; the last one names the cause."""
+    """Ray tells a death over many lines, in colour; the last one names the cause, and then guesses at length."""
     lines = [line for line in _COLOUR.sub("", str(error)).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else repr(error)
+    return redact(lines[-1].strip().partition(". ")[0] if lines else repr(error))

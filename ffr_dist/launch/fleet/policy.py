@@ -469,12 +469,13 @@ class Fleet:
 
     def _abandon(self, interval: int, why: str) -> None:
         try:
-            self._supply.abandon(interval, why)
+            standing = self._supply.abandon(interval, why)
         except StoreError as error:
             self._store_fault(str(error))
         else:
             self._docket.forget(interval)
-            self._say(Abandoned(interval=interval, why=why))
+            if standing.abandoned is not None:  # else somebody committed it in the end
+                self._say(Abandoned(interval=interval, why=why))
 
     def _no_start(self, why: str) -> None:
         self._start_faults += 1

@@ -34,6 +34,8 @@ class Need:
 
     def shortage(self, nodes: Sequence[Mapping[str, Any]]) -> str:
         """Why there may be no room, in words; empty where there is some."""
+        if not nodes:
+            return "the cluster has no node left"
         if not any(self.admits(node) for node in nodes):
             labels = ", ".join(f"{name}: {value}" for name, value in self.place.items())
             there = sorted({f"{name}: {value}" for node in nodes for name, value in _own_labels(node).items()})

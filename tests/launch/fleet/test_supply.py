@@ -149,6 +149,7 @@ def test_labels_as_ray_reads_them(place, admitted):
 def test_a_shortage_says_what_is_missing():
     node = NODE | {"Resources": {"CPU": 1.0}}
     assert need_of(GenerateConfig(), 1, {}).shortage([node]) == ""
+    assert "no node left" in need_of(GenerateConfig(), 1, {}).shortage([])
     unknown = need_of(GenerateConfig(place={"kind": "A100"}), 1, {}).shortage([node])
     assert "kind: A100" in unknown
     assert "kind: H100" in unknown
