@@ -15,7 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from ffr_dist.errors import ConflictError, InputError, StoppedError
+from ffr_dist.errors import ConflictError, InputError, MissingError, StoppedError
 from ffr_dist.launch.context import Study
 from ffr_dist.launch.pool import finish_pool, finished_set, study_of
 from ffr_dist.plan.document import read_pinned, read_rounds
@@ -26,6 +26,7 @@ from ffr_dist.recipe import KEY, claim_output, pixel_fields
 from ffr_dist.records import parse_synthetic_key
 from ffr_dist.shards import export as shard_export
 from ffr_dist.shards import gc, layout
+from ffr_dist.shards.commit import read_commit
 from ffr_dist.shards.finish import settle_log
 from ffr_dist.shards.log import CommitLog
 from ffr_dist.shards.manifest import Manifest, read_manifest
@@ -121,7 +122,8 @@ def exclude(store: Store, keys: Iterable[str]) -> Manifest:
     """Take images out of the set, by key."""
     wanted = dict.fromkeys(keys)
     latest = required_revision(store)
-    _refuse_unknown(store, latest, [key for key in wanted if key not in set(latest.excluded)])
+    known = frozenset(latest.excluded)
+    _refuse_unknown(store, latest, [key for key in wanted if key not in known])
 
     def change(latest: Revision) -> Revision:
         if set(wanted) <= set(latest.excluded):
@@ -147,19 +149,21 @@ def _refuse_unknown(store: Store, revision: Revision, keys: Sequence[str]) -> No
             unknown[key] = "was never planned"
         else:
             by_interval.setdefault(interval, []).append(key)
-    log = CommitLog(store)
-    log.refresh()
     of = standing_of(revision)
-    for commit in log.commits():
-        for key in by_interval.pop(commit.interval, ()):
-            rows = load_sidecar(store, of(commit), ("group", "k", "accepted", "reason"))
+    for interval, found_here in by_interval.items():
+        try:
+            commit = read_commit(store, interval)
+        except MissingError:
+            unknown |= dict.fromkeys(found_here, "is not made yet")
+            continue
+        rows = load_sidecar(store, of(commit), ("group", "k", "accepted", "reason"))
+        for key in found_here:
             group, k = parse_synthetic_key(key) or ("", -1)
             found = [row for row in rows.to_pylist() if (row["group"], row["k"]) == (group, k)]
             if not found:
                 unknown[key] = f"was never made: interval {commit.interval} is abandoned"
             elif not found[0]["accepted"]:
                 unknown[key] = f"is no image of the output: {found[0]['reason']}"
-    unknown |= {key: "is not made yet" for found in by_interval.values() for key in found}
     if unknown:
         named = "; ".join(f"{key!r} {why}" for key, why in list(unknown.items())[:_NAMED])
         more = f"; and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""

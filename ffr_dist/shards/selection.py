@@ -204,3 +204,8 @@ def _refuse_other(store: Store, latest: Revision, wanted: Revision) -> None:
             f"{there} has another quota for {', '.join(differing)}; to change what this output is to hold: "
             f"ffr extend RECIPE --out {store.url}"
         )
+    if latest.considered is not None:
+        raise ConflictError(
+            f"{there} takes only what was decided when the set was finished early; to go on with all of it: "
+            f"ffr extend RECIPE --out {store.url}"
+        )

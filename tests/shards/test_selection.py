@@ -43,21 +43,17 @@ def test_another_quota_is_refused_and_names_the_groups(store):
 
 def test_the_latest_revision_is_the_one_to_agree_with(store):
     write_first_revision(store, Exact({"a": 1}))
-    later = Revision(1, "exact", {"a": 2}, excluded=("a-00000000",), considered=((0, 3), (5, 9)))
+    later = Revision(1, "exact", {"a": 2}, excluded=("a-00000000",))
     store.put_if_absent(layout.selection_key(1), documents.to_bytes(later))
     store.put("selection/notes.txt", b"")
     assert write_first_revision(store, Exact({"a": 2})) == later == read_revision(store, 1)
-    assert [later.considers(interval) for interval in (0, 2, 3, 4, 5, 8, 9)] == [
-        True,
-        True,
-        False,
-        False,
-        True,
-        True,
-        False,
-    ]
     with pytest.raises(ConflictError, match="another quota"):
         write_first_revision(store, Exact({"a": 1}))
+
+
+def test_a_selection_may_consider_some_intervals_only():
+    some = Revision(1, "exact", {"a": 2}, considered=((0, 3), (5, 9)))
+    assert [interval for interval in range(12) if some.considers(interval)] == [0, 1, 2, 5, 6, 7, 8]
 
 
 def test_racing_writers_agree_on_one(store):
@@ -152,3 +148,11 @@ def test_what_replaces_an_interval_is_held_against_what_a_commit_must_be(store):
     with pytest.raises(BrokenError, match="replaces interval 0"):
         standing(Revision(1, "exact", {}, replaced=(lying,)))(commit)
     assert standing(Revision(0, "exact", {}))(commit) is commit
+
+
+def test_a_set_that_was_finished_early_is_not_taken_for_the_whole(store):
+    quota = Survivors({"land_bird": 4})
+    write_first_revision(store, quota)
+    revise(store, lambda latest: dataclasses.replace(latest, considered=((0, 1),)))
+    with pytest.raises(ConflictError, match="ffr extend"):
+        write_first_revision(store, quota)
