@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ from bench.generate_vs_ray_data import Command, Cost, Found, MadeImage, compare,
 def plan(tmp_path):
     (tmp_path / "set").mkdir()
     settings = {"images": 8, "size": 16, "batch": 2, "per_shard": 4, "workers": 2, "rate": 64.0}
-    return Plan(folder=str(tmp_path), ray_folder=str(tmp_path / "ray"), **settings)
+    with tempfile.TemporaryDirectory(prefix="ray-") as short:  # the names of Ray's sockets have room for no more
+        yield Plan(folder=str(tmp_path), ray_folder=short, **settings)
 
 
 def write_tar(file, *keys):
