@@ -2,13 +2,11 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
 from small_run import make_run, recipe_text, write_data
 
-from ffr_dist.cli import main
 from ffr_dist.cli.app import app
 from ffr_dist.launch.local import run_all
 
@@ -30,18 +28,6 @@ def finished(data, tmp_path_factory):
     run_all(make_run(one_seed, str(out)), inline=True)
     (out.parent / "finished.yaml").write_text(one_seed)
     return out, out.parent / "finished.yaml"
-
-
-@pytest.fixture
-def ffr(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ffr", *(str(argument) for argument in arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        told = capsys.readouterr()
-        return left.value.code or 0, told.out, told.err
-
-    return call
 
 
 def test_every_verb_stands_in_the_readme():

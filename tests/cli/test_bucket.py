@@ -2,27 +2,13 @@
 
 import json
 import os
-import sys
 
 import pytest
 from small_run import recipe_text, write_data
 
-from ffr_dist.cli import main
 from ffr_dist.store import open_store
 
 pytestmark = [pytest.mark.store, pytest.mark.slow]
-
-
-@pytest.fixture
-def ffr(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ffr", *(str(argument) for argument in arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        told = capsys.readouterr()
-        return left.value.code or 0, told.out, told.err
-
-    return call
 
 
 def test_plan_generate_and_status_of_a_bucket(ffr, s3, tmp_path):

@@ -80,9 +80,6 @@ class StagedStore(Store):
         self._actor = actor
         self._writer = _StagedWriter(there._writer)
 
-    def below(self, folder):
-        raise NotImplementedError
-
     def put(self, key, body):
         return self._staged(f"put {key}", lambda: super(StagedStore, self).put(key, body))
 
