@@ -160,7 +160,7 @@ class Driver:
 
     def refresh(self) -> None:
         """Take in what others have planned and committed: two listings behind the first gap, and what is new there."""
-        self._log.refresh(self._count_commit, self._count_segment)
+        self._log.refresh(self._count_segment)
         self._read_rounds()
 
     @property
@@ -197,13 +197,15 @@ class Driver:
         self._need_round_of(commit.interval)
         self._count(self._round_of(commit.interval), 1, sums_of(commit), layout.commit_key(commit.interval))
 
-    def _count_segment(self, first: int, segment: Segment) -> None:
-        stop = first + len(segment)
-        self._need_round_of(stop - 1)
+    def _count_segment(self, segment: Segment) -> None:
+        self._need_round_of(int(segment.intervals[-1]))
         for number, planned in enumerate(self._rounds):
-            start, end = max(first, planned.first_interval), min(stop, planned.end)
-            if start < end:
-                self._count(number, end - start, segment.part(start - first, end - first).sums(), layout.LOG)
+            part = segment.between(planned.first_interval, planned.end)
+            if len(part):
+                first = int(part.intervals[0])
+                self._count(
+                    number, len(part), part.sums(), f"{layout.commit_key(first)}, or one of {len(part)} from there on,"
+                )
 
     def _count(self, number: int, intervals: int, sums: Sums, source: str) -> None:
         """Count intervals of one round that are newly decided."""

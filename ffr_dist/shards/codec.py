@@ -111,6 +111,14 @@ def _decode(body: bytes, max_pixels: int) -> NDArray[np.uint8]:
         raise DataError(f"not a readable image ({error or type(error).__name__}); replace or remove it") from error
 
 
+def size_of(body: bytes) -> tuple[int, int]:
+    """Width and height of a JPEG, PNG, WebP or BMP file by its header; DataError where it has none that can be read."""
+    try:
+        return Image.open(io.BytesIO(body), formats=_READABLE).size
+    except _UNREADABLE as error:
+        raise DataError(f"not a readable image ({error or type(error).__name__}); replace or remove it") from error
+
+
 def format_of(body: bytes) -> ImageFormat:
     """Which of the stored formats a file is, by its first bytes."""
     if body.startswith(_JPEG):

@@ -20,7 +20,7 @@ from ffr_dist.shards.documents import CLOSED, Count
 from ffr_dist.shards.refs import ObjectRef
 from ffr_dist.store import Store, Theirs
 
-__all__ = ["Commit", "GroupTally", "ObjectRef", "abandon", "publish", "read_commit"]
+__all__ = ["Commit", "GroupTally", "ObjectRef", "abandon", "parse_commit", "publish", "read_commit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +87,17 @@ def publish(store: Store, commit: Commit) -> Commit:
     """Offer a commit; the one that counts comes back: this, or the one that was there before."""
     key = layout.commit_key(commit.interval)
     result = store.put_if_absent(key, documents.to_bytes(commit))
-    return _parse(key, commit.interval, result.body) if isinstance(result, Theirs) else commit
+    return parse_commit(commit.interval, result.body) if isinstance(result, Theirs) else commit
 
 
 def read_commit(store: Store, interval: int) -> Commit:
     """The commit of an interval that is known to be decided."""
+    return parse_commit(interval, store.get(layout.commit_key(interval)))
+
+
+def parse_commit(interval: int, body: bytes) -> Commit:
+    """The commit of an interval, from what its key holds."""
     key = layout.commit_key(interval)
-    return _parse(key, interval, store.get(key))
-
-
-def _parse(key: str, interval: int, body: bytes) -> Commit:
     commit = documents.from_bytes(Commit, body, key)
     if commit.interval != interval:
         raise BrokenError(f"{key} speaks of interval {commit.interval}; restore it or use another output")

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ffr_dist.errors import BrokenError, ConflictError
+from ffr_dist.errors import BrokenError, ConflictError, InputError
 from ffr_dist.shards import documents
 from ffr_dist.shards.documents import CLOSED, Count, Sha256
 from ffr_dist.shards.index import IndexWriter, read_index
@@ -76,6 +76,10 @@ def export(store: Store, to: Store, *, shard_mb: int | None = None) -> Exported:
     missing or damaged. ConflictError where ``to`` holds something else.
     """
     manifest = read_manifest(store)
+    if manifest.base is not None:
+        raise InputError(
+            f"{store.url} is an index of tars in {manifest.base}, which are plain already; copy them from there"
+        )
     targets = _targets(manifest.shards, shard_mb)
     note = Export(
         manifest_sha256=manifest.manifest_sha256,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import BinaryIO, Self
 
@@ -96,36 +96,67 @@ def read_index(store: Store, manifest: Manifest, columns: Sequence[str] | None =
 
 def parse_index(body: bytes, manifest: Manifest, columns: Sequence[str] | None = None) -> pa.Table:
     """As :func:`read_index`, from the file's bytes; BrokenError where it does not fit its manifest."""
+    names = INDEX.names if columns is None else list(columns)
+    batches = list(index_batches(pa.BufferReader(body), manifest, names))
+    return pa.Table.from_batches(batches, pa.schema([INDEX.field(name) for name in names]))
+
+
+def index_batches(file: pa.NativeFile, manifest: Manifest, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Some columns of an index, some rows at a time and never more than that in memory. Each row is checked before it is handed
+    out; that the groups are whole is known at the end. The file's hash is its caller's to check.
+    """
     key = manifest.index.key
+    check = _Check(manifest)
+    needed = {*columns, "shard", "offset", "size", "group", "label", "bias"}
     try:
-        file = pq.ParquetFile(pa.BufferReader(body))
-        if not file.schema_arrow.equals(INDEX):
+        index = pq.ParquetFile(file)
+        if not index.schema_arrow.equals(INDEX):
             raise BrokenError(f"{key} does not have the columns of an index; restore it")
-        if file.metadata.num_rows != manifest.images:
-            raise BrokenError(f"{key} has {file.metadata.num_rows} rows for {manifest.images} images; restore it")
-        _check(file.read(columns=["shard", "offset", "size", "group", "label", "bias"]), manifest)
-        return file.read(columns=None if columns is None else list(columns))
+        if index.metadata.num_rows != manifest.images:
+            raise BrokenError(f"{key} has {index.metadata.num_rows} rows for {manifest.images} images; restore it")
+        for batch in index.iter_batches(_ROW_GROUP, columns=[name for name in INDEX.names if name in needed]):
+            check.rows(batch)
+            yield batch.select(list(columns))
+        check.end()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise BrokenError(f"{key} is not a readable index ({error}); restore it") from error
 
 
-def _check(table: pa.Table, manifest: Manifest) -> None:
-    key = manifest.index.key
-    shard = table["shard"].to_numpy()
-    offset = table["offset"].to_numpy()
-    size = table["size"].to_numpy()
-    images = np.array([ref.images for ref in manifest.shards], np.int64)
-    if not np.array_equal(shard, np.repeat(np.arange(len(images)), images)):
-        raise BrokenError(f"{key}: its rows do not follow the manifest's shards; restore it")
-    ends = np.array([ref.bytes for ref in manifest.shards], np.int64)[shard]
-    if ((offset < 0) | (size < 0) | (size > ends) | (offset > ends - size)).any():
-        raise BrokenError(f"{key}: a row points outside its shard; restore it")
-    for group in manifest.group_list:
-        here = pc.equal(table["group"], group.name)
-        fits = pc.and_(here, pc.and_(pc.equal(table["label"], group.label), pc.equal(table["bias"], group.bias)))
-        count = pc.sum(here).as_py() or 0
-        if count != manifest.groups[group.name] or (pc.sum(fits).as_py() or 0) != count:
-            raise BrokenError(
-                f"{key}: group {group.name} has {count} rows, some perhaps of another label or bias, where the "
-                f"manifest has {manifest.groups[group.name]}; restore it"
-            )
+class _Check:
+    """Holds the rows of an index, in order, against its manifest."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._row = 0
+        self._last = np.cumsum([ref.images for ref in manifest.shards], dtype=np.int64)
+        self._bytes = np.array([ref.bytes for ref in manifest.shards], np.int64)
+        self._wanted = np.array([manifest.groups[group.name] for group in manifest.group_list], np.int64)
+        self._found = np.zeros((2, len(manifest.group_list)), np.int64)
+
+    def rows(self, batch: pa.RecordBatch) -> None:
+        key = self._manifest.index.key
+        shard, offset, size = (batch[name].to_numpy() for name in ("shard", "offset", "size"))
+        places = np.arange(self._row, self._row + batch.num_rows)
+        self._row += batch.num_rows
+        if self._row > self._manifest.images or not np.array_equal(
+            shard, np.searchsorted(self._last, places, side="right")
+        ):
+            raise BrokenError(f"{key}: its rows do not follow the manifest's shards; restore it")
+        ends = self._bytes[shard]
+        if ((offset < 0) | (size < 0) | (size > ends) | (offset > ends - size)).any():
+            raise BrokenError(f"{key}: a row points outside its shard; restore it")
+        for number, group in enumerate(self._manifest.group_list):
+            here = pc.equal(batch["group"], group.name)
+            fits = pc.and_(here, pc.and_(pc.equal(batch["label"], group.label), pc.equal(batch["bias"], group.bias)))
+            self._found[:, number] += [pc.sum(here).as_py() or 0, pc.sum(fits).as_py() or 0]
+        if self._found[0].sum() != self._row or (self._found[0] > self._wanted).any():
+            self.end()
+            raise BrokenError(f"{key}: a row is of a group that its manifest does not name; restore it")
+
+    def end(self) -> None:
+        for group, count, fitting in zip(self._manifest.group_list, *self._found.tolist(), strict=True):
+            if count != self._manifest.groups[group.name] or fitting != count:
+                raise BrokenError(
+                    f"{self._manifest.index.key}: group {group.name} has {count} rows, some perhaps of another label or "
+                    f"bias, where the manifest has {self._manifest.groups[group.name]}; restore it"
+                )

@@ -17,6 +17,7 @@ requests: without it everything here gives the same answers.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -24,9 +25,9 @@ import pyarrow as pa
 
 from ffr_dist.errors import MissingError, StoreError
 from ffr_dist.shards import layout
-from ffr_dist.shards.commit import Commit, read_commit
+from ffr_dist.shards.commit import Commit, parse_commit, read_commit
 from ffr_dist.shards.refs import in_order
-from ffr_dist.shards.segment import Segment, fold, unfold, unpack
+from ffr_dist.shards.segment import Segment, segment_of, unfold, unpack
 from ffr_dist.store import Store
 
 SEGMENT = 4096
@@ -36,6 +37,8 @@ _READERS = 16
 _READ_TOGETHER = 32
 _LOOSE = 64
 """Commits of a segment that are kept as they are before they are folded."""
+_FOLDED = 1024
+"""Commits that are folded at once where there are many: the work is mostly per fold."""
 
 
 class CommitLog:
@@ -63,25 +66,19 @@ class CommitLog:
             place = max(start, len(self._decided))
         return place if place < stop else None
 
-    def refresh(
-        self,
-        each: Callable[[Commit], None] | None = None,
-        whole: Callable[[int, Segment], None] | None = None,
-    ) -> int:
-        """Read what has been committed since; ``each`` gets every new commit once. Their number.
-
-        With ``whole``, stored segments of which nothing was known go there at once, with their first interval; they can
-        be summed a hundred times faster than their commits can be built.
-        """
-        new = sum(self._take(number, each, whole) for number in self._stored())
+    def refresh(self, take: Callable[[Segment], None] | None = None) -> int:
+        """Read what has been committed since; ``take`` gets every new commit once, some at a time. Their number."""
+        new = sum(self._take(number, take) for number in self._stored())
         unknown = array("i", (interval for interval in self._listed() if interval not in self))
-        for commit in self._read_all(unknown):
-            new += self._enter(commit, each)
+        for number, commits in itertools.groupby(self._read_all(unknown), lambda commit: commit.interval // SEGMENT):
+            while some := list(itertools.islice(commits, _FOLDED)):
+                new += self._enter(number, some, take)
         return new
 
     def add(self, commit: Commit) -> None:
         """Take in a commit that is known to stand: a receipt's. Twice does no harm."""
-        self._enter(commit, None)
+        if commit.interval not in self:
+            self._add(commit.interval // SEGMENT, [commit])
 
     def commits(self) -> Iterator[Commit]:
         """All that is decided, by interval, one at a time."""
@@ -98,40 +95,39 @@ class CommitLog:
             return segment.commits()
         return self._read_all(range(number * SEGMENT, (number + 1) * SEGMENT))
 
-    def _enter(self, commit: Commit, each: Callable[[Commit], None] | None) -> bool:
-        """Whether it was new."""
-        if commit.interval in self:
-            return False
-        number = commit.interval // SEGMENT
+    def _enter(self, number: int, commits: Sequence[Commit], take: Callable[[Segment], None] | None) -> int:
+        """Take in commits of one segment, by interval; how many were new."""
+        fresh = [commit for commit in commits if commit.interval not in self]
+        if not fresh:
+            return 0
+        segment = segment_of(fresh)
+        self._add(number, fresh, segment)
+        if take is not None:
+            take(segment)
+        return len(fresh)
+
+    def _add(self, number: int, commits: Sequence[Commit], segment: Segment | None = None) -> None:
         there = self._open.setdefault(number, _Open())
-        there.add(commit)
-        self._mark(commit.interval, commit.interval + 1)
+        there.add(commits, segment)
+        for commit in commits:
+            self._mark(commit.interval, commit.interval + 1)
         if there.count == SEGMENT:
             del self._open[number]
             if self._keep:
                 with contextlib.suppress(StoreError):
                     self._store.put(layout.log_key(number), there.segment().pack())
                 pa.default_memory_pool().release_unused()  # else it keeps what each segment took for a while
-        if each is not None:
-            each(commit)
-        return True
 
-    def _take(
-        self, number: int, each: Callable[[Commit], None] | None, whole: Callable[[int, Segment], None] | None
-    ) -> int:
+    def _take(self, number: int, take: Callable[[Segment], None] | None) -> int:
         """Take in a stored segment; how many of its intervals were new."""
         segment = self._load(number)
         if segment is None:
             return 0
-        first = number * SEGMENT
         if number in self._open:
-            return sum(self._enter(commit, each) for commit in segment.commits())
-        self._mark(first, first + SEGMENT)
-        if whole is not None:
-            whole(first, segment)
-        elif each is not None:
-            for commit in segment.commits():
-                each(commit)
+            return self._enter(number, list(segment.commits()), take)
+        self._mark(number * SEGMENT, (number + 1) * SEGMENT)
+        if take is not None:
+            take(segment)
         return SEGMENT
 
     def _mark(self, start: int, stop: int) -> None:
@@ -156,8 +152,9 @@ class CommitLog:
             segment = unpack(body, number * SEGMENT, SEGMENT)
             if segment is None:
                 return None
-            last = next(segment.part(SEGMENT - 1, SEGMENT).commits())
-            return segment if self._read(last.interval) == last else None
+            end = (number + 1) * SEGMENT
+            (last,) = segment.between(end - 1, end).commits()
+            return segment if read_commit(self._store, last.interval) == last else None
         except MissingError:
             return None
 
@@ -169,14 +166,15 @@ class CommitLog:
                 yield interval
 
     def _read_all(self, intervals: Sequence[int]) -> Iterator[Commit]:
-        # Some at a time where there are many: to pass one commit between threads takes as long as to read it.
+        # Some at a time where there are many: to pass one body between threads takes as long as to get it. Threads only
+        # wait for the store; parsing in them, they would wait for each other.
         size = max(1, min(_READ_TOGETHER, len(intervals) // _READERS))
         parts = (intervals[start : start + size] for start in range(0, len(intervals), size))
-        for part in in_order(lambda part: [self._read(interval) for interval in part], parts, _READERS):
-            yield from part
-
-    def _read(self, interval: int) -> Commit:
-        return read_commit(self._store, interval)
+        for part in in_order(
+            lambda part: [(one, self._store.get(layout.commit_key(one))) for one in part], parts, _READERS
+        ):
+            for interval, body in part:
+                yield parse_commit(interval, body)
 
 
 class _Open:
@@ -187,15 +185,19 @@ class _Open:
         self._folded: list[bytes] = []
         self._loose: list[Commit] = []
 
-    def add(self, commit: Commit) -> None:
-        self.count += 1
-        self._loose.append(commit)
-        if len(self._loose) == _LOOSE:
-            self._folded.append(fold(self._loose))
+    def add(self, commits: Sequence[Commit], segment: Segment | None) -> None:
+        """``segment`` is the same commits, where it is there already."""
+        self.count += len(commits)
+        if segment is not None and len(commits) >= _LOOSE:
+            self._folded.append(segment.fold())
+            return
+        self._loose += commits
+        if len(self._loose) >= _LOOSE:
+            self._folded.append(segment_of(self._loose).fold())
             self._loose.clear()
 
     def segment(self) -> Segment:
-        return unfold([*self._folded, fold(self._loose)])
+        return unfold([*self._folded, segment_of(self._loose).fold()])
 
 
 def decided(store: Store) -> Iterator[Commit]:

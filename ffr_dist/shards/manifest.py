@@ -23,7 +23,7 @@ from ffr_dist.shards import documents, layout
 from ffr_dist.shards.codec import CodecConfig
 from ffr_dist.shards.documents import CLOSED, Count, Sha256
 from ffr_dist.shards.refs import ObjectRef
-from ffr_dist.store import Store, Theirs
+from ffr_dist.store import Store, Theirs, open_store
 
 DIGEST_ROWS = pa.schema(
     [
@@ -56,7 +56,7 @@ class Manifest:
     """One finished set, of one revision of the selection."""
 
     revision: Annotated[int, Field(ge=0, le=9999)]
-    kind: Literal["generated", "imported"]
+    kind: Literal["generated", "imported", "foreign"]
     images: Count
     groups: Mapping[str, Count]
     """Images of each declared group."""
@@ -76,6 +76,8 @@ class Manifest:
     """What the caller wants on record."""
     intervals: Count = 0
     """The set was made of those below this; 0 for imports."""
+    base: str | None = None
+    """Where the shards of a foreign set lie, which others wrote: a folder's path or URL; None: beside the manifest."""
 
     __pydantic_config__ = CLOSED
 
@@ -91,8 +93,10 @@ class Manifest:
             raise ValueError("images is not the sum over groups and over shards")
         if len({shard.key for shard in self.shards}) != len(self.shards):
             raise ValueError("a shard is named twice")
+        if (self.kind == "foreign") != (self.base is not None):
+            raise ValueError("base says where foreign shards lie, and no others")
         for shard in self.shards:
-            if layout.interval_of_shard(shard.key, shard.sha256, "tar") is None:
+            if self.kind != "foreign" and layout.interval_of_shard(shard.key, shard.sha256, "tar") is None:
                 raise ValueError(f"{shard.key} is not the name of a shard of that hash")
         if layout.revision_of_index(self.index.key, self.index.sha256) != self.revision:
             raise ValueError(f"{self.index.key} is not the name of this revision's index of that hash")
@@ -163,8 +167,20 @@ def read_manifest(store: Store) -> Manifest:
     """As :func:`latest_manifest`, where there must be one."""
     manifest = latest_manifest(store)
     if manifest is None:
-        raise InputError(f"{store.url} is not finished, so it cannot be read yet: run 'ffr generate' or 'ffr import'")
+        raise InputError(
+            f"{store.url} is not finished, so it cannot be read yet: run 'ffr generate', 'ffr import' or 'ffr index'"
+        )
     return manifest
+
+
+def shards_of(store: Store, manifest: Manifest) -> Store:
+    """Where the shards of a set lie: ``store`` itself, or the folder of others that a foreign set names."""
+    if manifest.base is None:
+        return store
+    if "://" in store.url and "://" not in manifest.base:
+        # Else whoever can write to a bucket could have its readers open their own files.
+        raise BrokenError(f"{store.url} lies in a bucket but names shards of a local folder; index the tars anew")
+    return open_store(manifest.base, create=False, config=store.config)
 
 
 def publish_manifest(store: Store, manifest: Manifest) -> Manifest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -49,7 +49,7 @@ def confirm(store: Store, ref: ObjectRef) -> None:
         raise BrokenError(f"{ref.key} has {size} bytes instead of {ref.bytes}; restore it")
 
 
-def in_order(function: Callable[[A], B], items: Iterable[A], ahead: int) -> Iterator[B]:
+def in_order(function: Callable[[A], B], items: Iterable[A], ahead: int) -> Generator[B, None, None]:
     """``map`` in ``ahead`` threads that never runs more than ``ahead`` results ahead of its reader."""
     with ThreadPoolExecutor(ahead) as pool:
         waiting: deque[Future[B]] = deque()

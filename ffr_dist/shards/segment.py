@@ -88,9 +88,15 @@ class Segment:
     def __len__(self) -> int:
         return len(self.table)
 
-    def part(self, start: int, stop: int) -> Segment:
-        """Rows ``start`` … ``stop - 1``."""
-        return Segment(self.table.slice(start, stop - start))
+    @property
+    def intervals(self) -> NDArray[np.int64]:
+        """Of its commits, ascending."""
+        return _ints(self.table["interval"])
+
+    def between(self, start: int, stop: int) -> Segment:
+        """The commits of intervals ``start`` … ``stop - 1``."""
+        first, end = np.searchsorted(self.intervals, (start, stop)).tolist()
+        return Segment(self.table.slice(first, end - first))
 
     def commits(self) -> Iterator[Commit]:
         """The commits this was made of."""
@@ -133,6 +139,10 @@ class Segment:
             },
         )
 
+    def fold(self) -> bytes:
+        """As few bytes: about 150 a commit where there are dozens of them."""
+        return _parquet(self.table)
+
     def pack(self) -> bytes:
         """As a sealed parquet file."""
         return _sealed(_parquet(self.table, {"seal": (_SEAL + _NO_DIGEST).decode()}))
@@ -156,9 +166,9 @@ def unpack(body: bytes, first: int, size: int) -> Segment | None:
         return None
 
 
-def fold(commits: Sequence[Commit]) -> bytes:
-    """Some commits as few bytes: about 150 each where there are dozens of them."""
-    return _parquet(_table(commits))
+def segment_of(commits: Sequence[Commit]) -> Segment:
+    """Of commits that come by interval, or else to be unfolded with others."""
+    return Segment(_table(commits))
 
 
 def unfold(parts: Sequence[bytes]) -> Segment:

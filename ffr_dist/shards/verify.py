@@ -1,6 +1,7 @@
 """Is a finished set what its manifest says? Everything is recomputed from the tars; nothing is believed.
 
-Each problem names the shard, and the key where one image is concerned. For a generated set each image is also held
+Each problem names the shard, and the key where one image is concerned. Tars that others wrote are held against their index and
+sha256, which say what they were when they were indexed. For a generated set each image is also held
 against its worker's sidecar (or what a purge has put in its place), which was written before anyone could know what the
 manifest would say; and the selection is made again, so that an image which is there against it is told with the reason.
 """
@@ -23,9 +24,10 @@ from ffr_dist.records import INDEX
 from ffr_dist.shards import documents, layout
 from ffr_dist.shards.commit import Commit, read_commit
 from ffr_dist.shards.finish import settle_log
+from ffr_dist.shards.foreign import Fields, Scan
 from ffr_dist.shards.index import parse_index
 from ffr_dist.shards.log import CommitLog
-from ffr_dist.shards.manifest import DIGEST_ROWS, Manifest, ShardRef, manifest_digest, read_manifest
+from ffr_dist.shards.manifest import DIGEST_ROWS, Manifest, ShardRef, manifest_digest, read_manifest, shards_of
 from ffr_dist.shards.pack import Placed, unpack
 from ffr_dist.shards.refs import fetch, in_order
 from ffr_dist.shards.selection import Revision, read_revision, standing
@@ -95,7 +97,15 @@ def verify(store: Store) -> Verification:
     chosen, more = _choose(store, manifest)
     problems += more
     shards = first = 0
-    for shard in in_order(lambda ref: _read_shard(store, manifest, chosen, ref), manifest.shards, _AT_ONCE):
+
+    def read(ref: ShardRef) -> _Shard:
+        return (
+            _read_foreign(store, manifest, ref)
+            if manifest.kind == "foreign"
+            else _read_shard(store, manifest, chosen, ref)
+        )
+
+    for shard in in_order(read, manifest.shards, _AT_ONCE):
         shards += shard.found
         rows = index.slice(first, shard.ref.images).to_pylist() if index is not None else None
         first += shard.ref.images
@@ -137,7 +147,7 @@ def _read_index(store: Store, manifest: Manifest) -> tuple[pa.Table | None, list
 
 def _choose(store: Store, manifest: Manifest) -> tuple[_Chosen | None, list[str]]:
     """The selection made again, and where the manifest's counts are not what it asks for."""
-    if manifest.kind == "imported":
+    if manifest.kind != "generated":
         return None, []
     key = layout.selection_key(manifest.revision)
     try:
@@ -187,6 +197,31 @@ def _read_shard(store: Store, manifest: Manifest, chosen: _Chosen | None, ref: S
         problems += _check_note(manifest, ref, image)
     if chosen is not None:
         problems += _against_sidecar(store, chosen, ref, images)
+    return _Shard(ref, found=True, images=images, problems=problems)
+
+
+def _read_foreign(store: Store, manifest: Manifest, ref: ShardRef) -> _Shard:
+    """A tar that others wrote, read as it was when it was indexed; it holds nothing of ours to be checked against."""
+    fields = Fields(label=manifest.detail.get("label"), bias=manifest.detail.get("bias"))
+    problems = []
+    scan = None
+    try:
+        scan = Scan(shards_of(store, manifest), ref.key, fields)
+        sha256, size = scan.read()
+        if (sha256, size) != (ref.sha256, ref.bytes):
+            problems.append(f"{scan.where} is not the tar that was indexed; index it anew")
+    except FFRError as error:
+        problems.append(str(error))
+    if scan is None:
+        return _Shard(ref, found=False, images=[], problems=problems)
+    if len(scan.images) != ref.images:
+        problems.append(f"{scan.where} holds {len(scan.images)} images where the manifest has {ref.images}")
+    images = []
+    for found in scan.images:
+        group = manifest.declared.of_cell(found.label, found.bias)
+        note = {"key": found.key, "group": group.name if group else None, "source": "real"}
+        note |= {"label": found.label, "bias": found.bias}
+        images.append(_Image(found.key, found.sha256, found.offset, found.size, note))
     return _Shard(ref, found=True, images=images, problems=problems)
 
 

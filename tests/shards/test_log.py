@@ -12,7 +12,7 @@ from ffr_dist.errors import BrokenError, StoreError
 from ffr_dist.shards import layout
 from ffr_dist.shards.commit import Commit, GroupTally, ObjectRef, abandon, publish
 from ffr_dist.shards.log import SEGMENT, CommitLog, decided
-from ffr_dist.shards.segment import Segment, fold, unfold, unpack
+from ffr_dist.shards.segment import Segment, segment_of, unfold, unpack
 
 SMALL = 4
 """Intervals of a segment in these tests."""
@@ -70,7 +70,7 @@ def test_the_log_is_what_was_committed_in_any_order(batches):
         for interval in batch:
             publish(store, abandon(interval, "a", "x"))
         new = []
-        assert log.refresh(new.append) == len(batch - seen)
+        assert log.refresh(lambda segment: new.extend(segment.commits())) == len(batch - seen)  # noqa: B023 - called at once
         assert [commit.interval for commit in new] == sorted(batch - seen)
         seen |= batch
         assert [commit.interval for commit in log.commits()] == sorted(seen)
@@ -109,7 +109,7 @@ class World:
     def refresh(self, who):
         log, seen = self.logs[who]
         new = []
-        number = log.refresh(new.append)
+        number = log.refresh(lambda segment: new.extend(segment.commits()))
         assert {commit.interval: commit for commit in new} == {
             interval: commit for interval, commit in self.truth.items() if interval not in seen
         }
@@ -186,14 +186,14 @@ def test_a_segment_gives_its_commits_back_and_their_sums(at, rng):
     mixed = commits[:]
     rng.shuffle(mixed)
     cut = rng.randint(0, len(mixed))
-    segment = unfold([fold(mixed[:cut]), fold(mixed[cut:])])
+    segment = unfold([segment_of(mixed[:cut]).fold(), segment_of(mixed[cut:]).fold()])
     assert list(segment.commits()) == commits
     body = segment.pack()
-    assert body == unfold([fold(commits)]).pack()
+    assert body == unfold([segment_of(commits).fold()]).pack()
     stored = unpack(body, 10, len(commits))
     assert list(stored.commits()) == commits
     start = rng.randint(0, len(commits))
-    some, sums = commits[start:], stored.part(start, len(commits)).sums()
+    some, sums = commits[start:], stored.between(10 + start, 10 + len(commits)).sums()
     assert sums.abandoned == sum(commit.abandoned is not None for commit in some)
     for name in {name for commit in some for name in commit.groups}:
         tallies = [commit.groups[name] for commit in some if name in commit.groups]
@@ -208,7 +208,7 @@ def eight(interval=0):
 
 
 def test_no_changed_byte_of_a_segment_is_taken_for_a_good_one():
-    body = unfold([fold(eight())]).pack()
+    body = unfold([segment_of(eight()).fold()]).pack()
     assert unpack(body, 0, 8) is not None
     assert unpack(body, 8, 8) is None
     assert unpack(body, 0, 7) is None
@@ -219,7 +219,7 @@ def test_no_changed_byte_of_a_segment_is_taken_for_a_good_one():
 
 def forged(column, change):
     """A sealed segment, one column of which holds something else."""
-    table = unfold([fold(eight())]).table
+    table = unfold([segment_of(eight()).fold()]).table
     place = table.column_names.index(column)
     values = table[column].to_pylist()
     change(values)
@@ -249,7 +249,7 @@ def test_a_sealed_segment_that_cannot_be_one_is_refused(column, change):
 def test_any_reader_of_parquet_opens_a_segment(tmp_path):
     import pyarrow.parquet as pq
 
-    (tmp_path / "segment.parquet").write_bytes(unfold([fold(eight())]).pack())
+    (tmp_path / "segment.parquet").write_bytes(unfold([segment_of(eight()).fold()]).pack())
     assert pq.read_table(tmp_path / "segment.parquet")["interval"].to_pylist() == list(range(8))
 
 
@@ -282,10 +282,9 @@ def fill(store, intervals):
 def test_a_resume_reads_segments_and_lists_from_the_first_gap(store):
     fill(store, [*range(21), *range(24, 28)])  # segments 0 … 4 and 6, and 20 in the open one
     recorder = Recorder(store)
-    log, whole, each = CommitLog(recorder), [], []
-    assert log.refresh(each.append, lambda first, segment: whole.append((first, len(segment)))) == 25
-    assert whole == [(first, SMALL) for first in (0, 4, 8, 12, 16, 24)]
-    assert [commit.interval for commit in each] == [20]
+    log, taken = CommitLog(recorder), []
+    assert log.refresh(lambda segment: taken.append((int(segment.intervals[0]), len(segment)))) == 25
+    assert taken == [*((first, SMALL) for first in (0, 4, 8, 12, 16, 24)), (20, 1)]
     lists = [asked for asked in recorder.asked if asked[0] == "list"]
     assert lists == [("list", "log", None), ("list", "commits", layout.commit_key(20 - 1))]
     # Of each segment one commit is looked at.

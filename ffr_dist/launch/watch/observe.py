@@ -6,7 +6,6 @@ comes from the store: any machine that can read the output sees the same.
 
 from __future__ import annotations
 
-import bisect
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from itertools import pairwise
@@ -21,9 +20,8 @@ from ffr_dist.plan.document import Planned, read_rounds
 from ffr_dist.plan.rounds import Tally
 from ffr_dist.quota import Exact, Quota, Survivors
 from ffr_dist.shards import layout
-from ffr_dist.shards.commit import Commit
 from ffr_dist.shards.log import CommitLog
-from ffr_dist.shards.segment import Segment, Sums, sums_of
+from ffr_dist.shards.segment import Segment, Sums
 from ffr_dist.shards.selection import Revision, latest_revision
 from ffr_dist.store import Store
 
@@ -51,7 +49,6 @@ class Observer:
         self.bytes = 0
         """Of tars and sidecars."""
         self.pace = Pace()
-        self._firsts: list[int] = []
         self._log = CommitLog(store)
         self._latest: OrderedDict[int, tuple[int, float]] = OrderedDict()
 
@@ -59,7 +56,7 @@ class Observer:
         """Take in what was planned and committed since."""
         self.revision = latest_revision(self.store) or self.revision
         self._read_rounds()
-        self._log.refresh(self._take, self._take_segment)
+        self._log.refresh(self._take)
 
     @property
     def quota(self) -> Quota:
@@ -104,41 +101,25 @@ class Observer:
             self.rounds.append(planned)
             self.tallies.append({})
             self.decided.append(0)
-            self._firsts.append(planned.round.first_interval)
 
-    def _take(self, commit: Commit) -> None:
-        number = self._round_of(commit.interval, commit.interval + 1)
-        if number is None:
-            return
-        self._count(number, sums_of(commit), 1)
-        if commit.abandoned is not None:
-            self.abandoned[commit.abandoned] += 1
-            return
-        self.bytes += sum(ref.bytes for ref in (commit.tar, commit.sidecar) if ref is not None)
-        self._took(commit.interval, sum(found.tried for found in commit.groups.values()), commit.seconds)
-
-    def _take_segment(self, first: int, segment: Segment) -> None:
-        """A whole segment at once: no commit of it is built."""
-        stop = first + len(segment)
-        if self._round_of(first, stop) is None:
-            return
+    def _take(self, segment: Segment) -> None:
+        """Count commits together: none of them is built."""
+        if segment.intervals[-1] >= self.planned:
+            self._read_rounds()
+        # What no round plans is foreign: a plan is there before its commits.
+        segment = segment.between(0, self.planned)
         for number, planned in enumerate(self.rounds):
-            start, end = max(first, planned.round.first_interval), min(stop, planned.round.end)
-            if start < end:
-                self._count(number, segment.part(start - first, end - first).sums(), end - start)
+            part = segment.between(planned.round.first_interval, planned.round.end)
+            if len(part):
+                self._count(number, part.sums(), len(part))
         table = segment.table
         self.abandoned.update(table["abandoned"].drop_null().to_pylist())
         for name in ("tar_bytes", "sidecar_bytes"):
             self.bytes += pc.sum(table[name], min_count=0).as_py()
-        for place, (tried, seconds) in enumerate(zip(_tried(table), table["seconds"].to_pylist(), strict=True)):
+        rows = zip(segment.intervals.tolist(), _tried(table), table["seconds"].to_pylist(), strict=True)
+        for interval, tried, seconds in rows:
             if tried:
-                self._took(first + place, tried, seconds)
-
-    def _round_of(self, first: int, stop: int) -> int | None:
-        """The round of an interval. None where no round plans it all: foreign, since a plan is there before its commits."""
-        if stop > self.planned:
-            self._read_rounds()
-        return bisect.bisect_right(self._firsts, first) - 1 if stop <= self.planned else None
+                self._took(interval, tried, seconds)
 
     def _count(self, number: int, sums: Sums, intervals: int) -> None:
         self.decided[number] += intervals
