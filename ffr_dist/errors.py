@@ -8,7 +8,8 @@
     ├── StoppedError       stopped, and the same command goes on   exit 3
     ├── BrokenError        checked, and found damaged              exit 4
     └── StoreError         object storage answered with an error
-        └── MissingError   no such object
+        ├── MissingError   no such object
+        └── AccessError    no credentials, or wrong ones       exit 2
 
 A message names the key or file, says what is wrong, and ends with what to do about it.
 """
@@ -60,3 +61,9 @@ class StoreError(FFRError):
 
 class MissingError(StoreError):
     """The store holds no object of that key."""
+
+
+class AccessError(StoreError):
+    """Object storage does not know who asks, or may not let them: nothing that waiting would cure."""
+
+    exit_code = 2

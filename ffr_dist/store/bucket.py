@@ -31,7 +31,7 @@ from obstore.exceptions import (
 )
 from obstore.store import AzureStore, GCSStore, MemoryStore, S3Store
 
-from ffr_dist.errors import BrokenError, InputError, MissingError, StoreError
+from ffr_dist.errors import AccessError, BrokenError, InputError, MissingError, StoreError
 from ffr_dist.store.config import StoreConfig
 from ffr_dist.store.parts import ExistsError, ObjectInfo, Unavailable
 from ffr_dist.store.retry import Patience
@@ -204,12 +204,12 @@ class Bucket:
         status = _STATUS.search(text)
         code = int(status.group(1)) if status else 0
         if any(sign in text for sign in _NO_CREDENTIALS):
-            raise StoreError(
+            raise AccessError(
                 f"{where}: no credentials were found, neither in the environment nor from the machine's role; "
                 "docs/storage.md lists where they are looked for"
             ) from None
         if isinstance(error, _REFUSED) or code in {401, 403}:
-            raise StoreError(f"{where}: access was refused ({said}); check the credentials and their rights") from None
+            raise AccessError(f"{where}: access was refused ({said}); check the credentials and their rights") from None
         if _UNLISTABLE in text:
             raise StoreError(
                 f"{where} holds a foreign object whose name cannot be listed ({said}); remove it and run the same command again"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ffr_dist.errors import BrokenError, InputError, MissingError
+from ffr_dist.errors import AccessError, BrokenError, InputError, MissingError
 from ffr_dist.store import Mine, Theirs, open_store, probe
 
 KINDS = ["folder", "memory", pytest.param("s3", marks=pytest.mark.store)]
@@ -231,3 +231,13 @@ def test_a_key_that_leaves_the_store_is_refused_by_every_call(store):
             with pytest.raises(InputError, match="not a key"):
                 call(key)
     assert keys(store.list()) == []
+
+
+@pytest.mark.store
+@pytest.mark.parametrize("wrong", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"])
+def test_wrong_credentials_are_the_users_to_mend(s3, monkeypatch, wrong):
+    monkeypatch.setenv(wrong, "x" * 20)
+    with pytest.raises(AccessError, match="check the credentials") as error:
+        probe(open_store(s3.url))
+    assert error.value.exit_code == 2
+    assert "x" * 20 not in str(error.value)
