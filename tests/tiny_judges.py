@@ -9,10 +9,12 @@ import torch
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig, ViTConfig, ViTForImageClassification
 
-from ffr_dist.models.classifier import ClassifierConfig, build_classifier, save_weights
+from ffr_dist.models.architectures import SmallCNNConfig
+from ffr_dist.models.classifier import build_classifier, save_weights
 
 SHIPPED = Path(__file__).parents[1] / "ffr_dist" / "weights" / "demo"
 _TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+_STAGE_CONFIG = SmallCNNConfig(width=8)
 _PREPROCESSOR = {
     "do_resize": True,
     "size": {"shortest_edge": 24},
@@ -79,11 +81,12 @@ def add_safety_checker(pipe, seed=0):
     return checker.eval()
 
 
-def write_stage(folder, classes=2, seed=0):
-    """As ``launch`` leaves a trained stage."""
+def write_stage(folder, classes=2, seed=0, config=_STAGE_CONFIG, head=None):
+    """As ``launch`` leaves a trained stage; ``head`` takes the place of its own."""
     folder.mkdir(parents=True)
-    config = ClassifierConfig(width=8)
-    body = save_weights(build_classifier(config, classes, seed))
+    model = build_classifier(config, classes, seed)
+    model.head = head or model.head
+    body = save_weights(model)
     name = f"weights-{hashlib.sha256(body).hexdigest()[:12]}.safetensors"
     (folder / name).write_bytes(body)
     stage = {"weights": f"train/0123456789abcdef/{name}", "identity": {"model": config.model_dump(mode="json")}}

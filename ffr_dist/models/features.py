@@ -123,13 +123,16 @@ class _Stage:
     def __init__(self, folder: Path) -> None:
         from pydantic import ValidationError  # noqa: PLC0415
 
-        from ffr_dist.models.classifier import ClassifierConfig, build_classifier, load_weights  # noqa: PLC0415
+        from ffr_dist.models.architectures import classifier_config  # noqa: PLC0415
+        from ffr_dist.models.classifier import build_classifier, load_weights  # noqa: PLC0415
+        from ffr_dist.models.heads import take_head  # noqa: PLC0415
 
         weights = load_weights((folder / _stage_weights(folder)).read_bytes())
         try:
-            config = ClassifierConfig.model_validate(read_json(folder / _STAGE)["identity"]["model"])
+            config = classifier_config(read_json(folder / _STAGE)["identity"]["model"])
             self.classes = len(weights["head.bias"])
             self._model = build_classifier(config, self.classes, 0)
+            take_head(self._model, weights)
             self._model.load_state_dict(weights)
         except (ValidationError, KeyError, TypeError, RuntimeError) as error:
             raise ConfigError(f"{folder / _STAGE} and its weights are not a trained classifier: {error}") from error

@@ -18,11 +18,17 @@ from ffr_dist.errors import ConfigError
 
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+\Z")
 
 
 def is_url(weights: str) -> bool:
     """Whether ``weights`` must be fetched before it can be looked into."""
     return _URL.match(weights) is not None
+
+
+def is_hub_id(weights: str) -> bool:
+    """Whether ``weights``, where no such folder is here, can name a model of the hub."""
+    return _HUB_ID.match(weights) is not None
 
 
 def fetched_folder(url: str) -> Path:
@@ -51,9 +57,23 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{path} must hold a JSON object")
-    if "auto_map" in value:
-        raise ConfigError(f"{path} asks for code of its own (auto_map), which is never run; use a model without it")
+    code = _asks_for_code(value)
+    if code:
+        raise ConfigError(f"{path} asks for code of its own ({code}), which is never run; use a model without it")
     return value
+
+
+def _asks_for_code(value: Any) -> str | None:
+    """The key, at any depth, that would have a library fetch code: a class, or an attention kernel of a hub."""
+    if not isinstance(value, dict):
+        return None
+    for key, inner in value.items():
+        kernel = key.endswith("attn_implementation") and "/" in json.dumps(inner)
+        if kernel or key == "auto_map":
+            return str(key)
+        if found := _asks_for_code(inner):
+            return found
+    return None
 
 
 def weight_files(folder: Path, stem: str) -> list[str]:

@@ -8,7 +8,6 @@ run. A safety checker that the folder carries is asked about every image; its ve
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
@@ -20,7 +19,7 @@ from pydantic import Field, PositiveInt
 from ffr_dist.config import Config
 from ffr_dist.errors import ConfigError
 from ffr_dist.models.features import preprocess
-from ffr_dist.models.folder import fetched_folder, hash_files, is_url, read_json, weight_files
+from ffr_dist.models.folder import fetched_folder, hash_files, is_hub_id, is_url, read_json, weight_files
 from ffr_dist.seeds import draw_seed
 
 if TYPE_CHECKING:
@@ -67,7 +66,6 @@ _LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
 _CONFIGS = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}
 _WEIGHTS = {"text_encoder": "model", "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+\Z")
 _CACHED_PROMPTS = 1024
 
 
@@ -266,7 +264,7 @@ def _local_folder(weights: str) -> Path | None:
     folder = Path(weights).expanduser()
     if folder.is_dir():
         return folder
-    if _HUB_ID.match(weights) and not folder.exists():
+    if is_hub_id(weights) and not folder.exists():
         return None
     raise ConfigError(
         f"generator weights {weights!r}: no such folder; give a folder in diffusers' layout or its URL, a hub id "

@@ -14,9 +14,11 @@ from tiny_judges import SHIPPED, write_classifier, write_clip, write_preprocesso
 from transformers import AutoModelForImageClassification, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from ffr_dist.errors import ConfigError, DataError
-from ffr_dist.models.classifier import ClassifierConfig, build_classifier
+from ffr_dist.models.architectures import ResNetConfig, SmallCNNConfig
+from ffr_dist.models.classifier import build_classifier
 from ffr_dist.models.features import judge_sha256, load_judge, preprocess
 from ffr_dist.models.generator import DiffusersSampler, GeneratorConfig, check_generator, weights_sha256
+from ffr_dist.models.heads import StandardisedHead
 from ffr_dist.quota import Request
 
 LABELS = [0, 1, 1, 0, 1, 0]
@@ -87,10 +89,23 @@ def test_a_clips_score_is_the_cosine_of_image_and_prompt(tmp_path):
 
 def test_a_trained_stage_is_judged_by_the_network_that_it_holds(tmp_path):
     folder = write_stage(tmp_path / "stage", seed=4)
-    model = build_classifier(ClassifierConfig(width=8), 2, 4).eval()
+    model = build_classifier(SmallCNNConfig(width=8), 2, 4).eval()
     with torch.no_grad():
         wanted = model(images().float() / 255).softmax(-1)[range(6), LABELS]
     assert torch.equal(judge(folder), wanted)
+
+
+@pytest.mark.parametrize("config", [SmallCNNConfig(width=8), ResNetConfig(depth=18, width=8)], ids=["small", "resnet"])
+@pytest.mark.parametrize("dfr", [False, True])
+def test_a_stage_of_any_kind_with_any_head_is_a_judge(config, dfr, tmp_path):
+    model = build_classifier(config, 2, 4).eval()
+    if dfr:
+        model.head = StandardisedHead(model.head.in_features, 2)
+        torch.nn.init.normal_(model.head.weight)
+    folder = write_stage(tmp_path / "stage", seed=4, config=config, head=model.head)
+    with torch.no_grad():
+        wanted = model(images(32).float() / 255).softmax(-1)[range(6), LABELS]
+    torch.testing.assert_close(judge(folder, images(32)), wanted)
 
 
 @pytest.mark.parametrize("side", [16, 20, 24, 32, 64])
@@ -137,6 +152,7 @@ def truncated(folder):
         (pickled, "pytorch_model.bin is a pickle"),
         (truncated, "not a whole safetensors file"),
         (lambda folder: edit(folder / "config.json", auto_map={"AutoModel": "m.M"}), "auto_map"),
+        (lambda folder: edit(folder / "config.json", vision_config={"attn_implementation": "hub/kernel"}), "attn_impl"),
         (lambda folder: edit(folder / "config.json", architectures=["BertModel"]), "BertModel"),
         (lambda folder: (folder / "preprocessor_config.json").unlink(), "preprocessor_config.json is missing"),
         (lambda folder: edit(folder / "preprocessor_config.json", size={"height": 8, "width": 9}), "square"),
@@ -154,7 +170,7 @@ def test_what_cannot_or_must_not_be_loaded_is_refused_by_name(tmp_path, spoil, t
 
 def test_a_stage_without_its_weights_or_with_others_is_refused(tmp_path):
     folder = write_stage(tmp_path / "one")
-    edit(folder / "stage.json", identity={"model": {"width": 16}})
+    edit(folder / "stage.json", identity={"model": {"kind": "small_cnn", "width": 16}})
     with pytest.raises(ConfigError, match="not a trained classifier"):
         load_judge(str(folder), None, 2)
     edit(folder / "stage.json", weights="../../elsewhere.bin")
