@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -57,3 +58,10 @@ def small_set(counts: Mapping[str, int], store: Store | None = None, **options: 
     store = store or fresh_store()
     write_set(store, counts, **options)
     return open_dataset(store)
+
+
+def as_synthetic(dataset: Dataset) -> Dataset:
+    """The set, as a generated one would say of itself."""
+    columns = replace(dataset.whole.columns, source=np.ones_like(dataset.whole.columns.source))
+    whole = replace(dataset.whole, columns=columns)
+    return replace(dataset, whole=whole, fingerprint=f"{dataset.fingerprint}, synthetic")

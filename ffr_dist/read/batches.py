@@ -1,35 +1,36 @@
 """Batches of decoded images by global step.
 
 Global batch n is a pure function of (seed, n, fingerprints, sampling, batch size): neither the number of processes nor
-restarts nor threads change which samples it holds, or their order.
+restarts nor threads change which samples it holds. It is cut among the processes in the order of reading, so that each
+reads blocks of its own; a sample's position says where it stands in the order of samples.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, fields
-from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ffr_dist.config import digest
-from ffr_dist.errors import DataError
 from ffr_dist.groups import Groups
-from ffr_dist.read.dataset import SOURCES, Dataset
-from ffr_dist.read.order import Rows, Shuffle, balanced_order, batch_slice, natural_order, steps_per_epoch
+from ffr_dist.read.config import ReadConfig
+from ffr_dist.read.dataset import Dataset
+from ffr_dist.read.loader import Loader
+from ffr_dist.read.mixture import Mixture, Rows
+from ffr_dist.read.order import Order, Shuffle
+from ffr_dist.read.sampling import Sampling, as_json, drawing
 from ffr_dist.seeds import draw_seed
-from ffr_dist.shards.refs import in_order
 
-Sampling = Literal["natural", "balanced"]
-
-_READ_BYTES = 2**20
+_BLOCK_BYTES = 2**20
 _WINDOW_BLOCKS = 64
-_AHEAD = 2
-_CACHED_EPOCHS = 2
+_LEAST_WINDOW = 4096
+"""Samples. To make a window takes a millisecond at least, however few it holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,8 @@ class Batch:
 class ImageBatches:
     """Endless batches over the samples of one or several sets.
 
-    ``natural`` sees every sample once an epoch; ``balanced`` draws as many with replacement, each group equally likely. Its
-    groups are those of ``groups`` that hold samples, with ``by_source`` each split into real and synthetic.
+    Groups are those of ``groups`` that hold samples, with ``by_source`` each split into real and synthetic. Where samples
+    are seen once an epoch (``natural``, ``subsample``) an epoch's last batch may be short; elsewhere no batch is.
     """
 
     def __init__(
@@ -69,98 +70,76 @@ class ImageBatches:
         by_source: bool = False,
         batch: int,
         seed: int,
+        read: ReadConfig = ReadConfig(),  # noqa: B008 - frozen
     ) -> None:
-        self._datasets = tuple(datasets)
-        self._sampling = sampling
+        self._mixture = Mixture(datasets, groups, by_source=by_source)
+        self.group_names, self.group_counts = self._mixture.names, self._mixture.counts
+        self.shuffle = _shuffle(len(self._mixture), sum(dataset.stored_bytes for dataset in datasets))
+        mix = digest([[dataset.fingerprint for dataset in datasets], list(self.group_names), as_json(sampling), batch])
+        self._drawing = drawing(sampling, self._mixture, draw_seed(seed, mix, 0, "subsample"))
+        self._order = Order(self._drawing.streams, self.shuffle, draw_seed(seed, mix, 0, "order"))
+        self._loader = Loader(datasets, read)
         self._batch = batch
-        self._starts = np.cumsum([0, *(len(dataset) for dataset in datasets)])
-        self._count = int(self._starts[-1])
-        if self._count == 0:
-            raise DataError("there is nothing to train on: the sets hold no image")
-        sides = {dataset.side for dataset in datasets}
-        if len(sides) > 1:
-            raise DataError(
-                f"the sets hold images of sizes {sorted(map(str, sides))}, which do not fit one batch; import at one size"
-            )
-        self._labels = np.concatenate([dataset.labels for dataset in datasets])
-        self._sources = np.concatenate([dataset.sources for dataset in datasets]).astype(np.int64)
-        cells = np.concatenate([_cells(dataset, groups) for dataset in datasets])
-        names = groups.names
-        if by_source:
-            cells = cells * len(SOURCES) + self._sources
-            names = tuple(f"{name}/{source}" for name in groups.names for source in SOURCES)
-        present, self._groups = np.unique(cells, return_inverse=True)
-        self.group_names = tuple(names[place] for place in present.tolist())
-        self.group_counts = tuple(np.bincount(self._groups).tolist())
-        mean_bytes = max(1, sum(dataset.stored_bytes for dataset in datasets) // self._count)
-        self.shuffle = Shuffle(block=-(-_READ_BYTES // mean_bytes), window=_WINDOW_BLOCKS)
-        mix = digest([[dataset.fingerprint for dataset in datasets], list(names), sampling, batch])
-        self._order = lru_cache(maxsize=_CACHED_EPOCHS)(
-            lambda epoch: self._order_of_epoch(draw_seed(seed, mix, epoch, "order"))
-        )
 
     def __len__(self) -> int:
-        """Samples of an epoch."""
-        return self._count
+        """Samples of an epoch; where samples are drawn by weight, as many as there are."""
+        return self._order.epoch or len(self._mixture)
 
     @property
     def steps_per_epoch(self) -> int:
-        return steps_per_epoch(self._count, self._batch)
+        return -(-len(self) // self._batch)
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """What was wrong with each image that this process replaced by another one of its group."""
+        return self._loader.skipped
 
     def rows(self, step: int, rank: int = 0, world: int = 1) -> tuple[Rows, Rows]:
         """A rank's samples of global batch ``step`` (rows of the sets, one after the other) and their positions."""
+        low, high = self._span(step)
+        draws = self._order.draws(low, high)
+        count = high - low
+        mine = np.argsort(draws.places)[count * rank // world : count * (rank + 1) // world]
+        return self._drawing.rows(draws.streams[mine], draws.entries[mine]), low + mine
+
+    def iterate(self, start: int, rank: int, world: int, stride: int = 1) -> Generator[Batch, None, None]:
+        """This rank's part of global batches ``start``, ``start + stride``, … without end, read ahead.
+
+        Closing the iterator ends the threads and processes that read.
+        """
+        asked: deque[tuple[Rows, Rows]] = deque()
+
+        def rows() -> Iterator[Rows]:
+            for step in itertools.count(start, stride):
+                mine = self.rows(step, rank, world)
+                asked.append(mine)
+                yield mine[0]
+
+        with closing(self._loader.stream(rows())) as stream:
+            for pixels in stream:
+                yield self._batch_of(pixels, *asked.popleft())
+
+    def _span(self, step: int) -> tuple[int, int]:
+        """The positions of a global batch."""
+        if self._order.epoch is None:
+            return step * self._batch, (step + 1) * self._batch
         epoch, within = divmod(step, self.steps_per_epoch)
-        places = np.asarray(batch_slice(self._count, self._batch, within, rank, world), np.int64)
-        return self._order(epoch)[places], places + epoch * self._count
+        low = epoch * self._order.epoch + within * self._batch
+        return low, min(low + self._batch, (epoch + 1) * self._order.epoch)
 
-    def iterate(self, start: int, rank: int, world: int) -> Iterator[Batch]:
-        """This rank's part of global batches ``start``, ``start + 1``, …; a few are read ahead, in threads."""
-        return in_order(lambda step: self._make(*self.rows(step, rank, world)), itertools.count(start), _AHEAD)
-
-    def _make(self, rows: Rows, positions: Rows) -> Batch:
+    def _batch_of(self, pixels: NDArray[np.uint8], rows: Rows, positions: Rows) -> Batch:
+        facts = self._mixture.facts(rows)
         return Batch(
-            images=torch.from_numpy(self._pixels(rows)).permute(0, 3, 1, 2),
-            labels=torch.from_numpy(self._labels[rows]),
-            groups=torch.from_numpy(self._groups[rows]),
-            sources=torch.from_numpy(self._sources[rows]),
+            images=torch.from_numpy(pixels).permute(0, 3, 1, 2),
+            labels=torch.from_numpy(facts.labels),
+            groups=torch.from_numpy(facts.groups),
+            sources=torch.from_numpy(facts.sources),
             positions=torch.from_numpy(positions),
         )
 
-    def _pixels(self, rows: Rows) -> NDArray[np.uint8]:
-        if len(rows) == 0:
-            # Of no image, but of the right height and width.
-            some = next(dataset for dataset in self._datasets if len(dataset))
-            return some.pixels(np.zeros(1, np.int64))[:0]
-        owner = np.searchsorted(self._starts, rows, side="right") - 1
-        parts = {
-            number: self._datasets[number].pixels(rows[owner == number] - self._starts[number])
-            for number in np.unique(owner).tolist()
-        }
-        shapes = {part.shape[1:] for part in parts.values()}
-        if len(shapes) > 1:
-            raise DataError(
-                "the sets hold images of several sizes, which do not fit one batch; import them at one size"
-            )
-        pixels = np.empty((len(rows), *shapes.pop()), np.uint8)
-        for number, part in parts.items():
-            pixels[owner == number] = part
-        return pixels
 
-    def _order_of_epoch(self, seed: int) -> Rows:
-        if self._sampling == "balanced":
-            return balanced_order(self._groups, seed)
-        return natural_order(self._count, self.shuffle, seed)
-
-
-def _cells(dataset: Dataset, groups: Groups) -> NDArray[np.int64]:
-    """Each row's place in ``groups``, by label and bias: sets may declare them in other orders."""
-    places: list[int] = []
-    for group, count in zip(dataset.groups, dataset.counts().values(), strict=True):
-        same = groups.of_cell(group.label, group.bias)
-        if same is None and count:
-            raise DataError(
-                f"a training set holds {count:,} images of group {group.name} (label {group.label}, bias {group.bias}), "
-                f"which is not declared; declared are {', '.join(groups.names)}"
-            )
-        places.append(-1 if same is None else groups.names.index(same.name))
-    return np.array(places, np.int64)[dataset.group_ids]
+def _shuffle(samples: int, stored_bytes: int) -> Shuffle:
+    """Blocks that are worth a read each; where those would make a window of more than the sets hold, smaller ones."""
+    worth = -(-_BLOCK_BYTES * samples // max(1, stored_bytes))
+    enough = -(-max(samples, _LEAST_WINDOW) // _WINDOW_BLOCKS)
+    return Shuffle(block=min(worth, enough), window=_WINDOW_BLOCKS)

@@ -1,42 +1,53 @@
 """A finished set, opened for reading through its index.
 
-Columns are arrays: no Python object is kept per image. A selection (:meth:`Dataset.lowest`) shares the columns and the
-decoded pixels of the set that it selects from. Images are read by joined ranges of the tars, and only those asked for.
+Columns are arrays, those of a large set mapped files: no Python object is kept per image. A selection (:meth:`Dataset.lowest`)
+shares the columns and the decoded pixels of the set that it selects from. Images are read by joined ranges of the tars, and
+only those asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import starmap
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ffr_dist.errors import BrokenError, DataError, MissingError
+from ffr_dist.errors import BrokenError, DataError, InputError, MissingError
 from ffr_dist.groups import Groups
-from ffr_dist.shards.codec import decode
-from ffr_dist.shards.index import read_index
-from ffr_dist.shards.manifest import ShardRef, read_manifest
-from ffr_dist.shards.refs import confirm
-from ffr_dist.store import Store, open_store
+from ffr_dist.read.columns import SOURCES, Columns, open_columns
+from ffr_dist.read.config import cache_folder
+from ffr_dist.read.ranges import LARGEST_SHARD, OFFSET_BITS, plan_reads
+from ffr_dist.shards.codec import decode_into, size_of
+from ffr_dist.shards.manifest import ShardRef, read_manifest, shards_of
+from ffr_dist.store import Store, StoreConfig, open_store
+
+__all__ = ["CACHE_BYTES", "SOURCES", "Dataset", "OpenSet", "Rows", "UnreadableError", "open_dataset"]
 
 CACHE_BYTES = 512 * 2**20
 """A set whose decoded pixels fit in here keeps them: small images take longer to decode than to learn from."""
 
-SOURCES = ("real", "synthetic")
-"""What the ids in ``Dataset.sources`` stand for."""
+MOST_BYTES = 7 * 2**18
+"""Of one read, about."""
 
 Rows = Sequence[int] | NDArray[np.int64]
 
-_COLUMNS = ("shard", "offset", "size", "key", "group", "source")
+_NEAR_IN_FOLDER = 4 * 2**10
+"""Two reads take less time than one that is longer by more than this."""
+_NEAR_IN_BUCKET = 128 * 2**10
+
+
+class UnreadableError(BrokenError):
+    """An image that is where it should be and cannot be decoded."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Pixels:
+class Pixels:
     """Decoded pixels of a whole set, filled as they are asked for. Two threads may decode the same image: the bytes agree."""
 
     values: NDArray[np.uint8]
@@ -44,45 +55,165 @@ class _Pixels:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class _Index:
-    """The columns of a whole set."""
+class OpenSet:
+    """A whole set: what its selections share. Rows are those of its index."""
 
     store: Store
+    """Where its shards lie."""
     groups: Groups
     shards: tuple[ShardRef, ...]
-    whole: set[int]
-    """Shards whose length was found to be right."""
-    shard: NDArray[np.int32]
-    offset: NDArray[np.int64]
-    size: NDArray[np.int64]
-    group: NDArray[np.int32]
-    source: NDArray[np.int8]
-    keys: pa.ChunkedArray
+    columns: Columns
     side: int | None
-    pixels: _Pixels | None
+    fingerprint: str
+    pixels: Pixels | None
+    _seen: dict[int, datetime] = field(default_factory=dict)
+    """When the shards that were looked at were last changed."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.store.url.startswith("memory://"):
+            raise InputError(
+                f"{self.store.url} lives in the memory of this process, where no other one can read it; use a folder"
+            )
+        place = (self.store.url, self.store.config)
+        return _reopened, (
+            *place,
+            self.groups,
+            self.shards,
+            self.columns,
+            self.side,
+            self.fingerprint,
+            self.pixels is not None,
+        )
+
+    @property
+    def in_bucket(self) -> bool:
+        return "://" in self.store.url
+
+    @property
+    def near(self) -> int:
+        """Bytes between two images that are rather read than left out."""
+        return _NEAR_IN_BUCKET if self.in_bucket else _NEAR_IN_FOLDER
+
+    def places(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the images lie, as one number each: they sort as they are stored."""
+        places: NDArray[np.int64] = self.columns.shard[rows].astype(np.int64) << OFFSET_BITS
+        return places | self.columns.offset[rows]
+
+    def read(self, shard: int, offsets: Sequence[int], parts: Sequence[memoryview]) -> None:
+        """Ranges of a shard, into ``parts``. BrokenError where it is gone, or has another length than the manifest says."""
+        ref = self.shards[shard]
+        try:
+            if shard not in self._seen:
+                # Before the first read: the storage library has no good answer to a range behind an object's end.
+                self._seen[shard] = self._look(shard)
+            self.store.read_into(ref.key, offsets, parts)
+        except MissingError as error:
+            raise BrokenError(f"{self.store.url}/{ref.key} is missing; restore it") from error
+        except BrokenError:
+            self._look(shard)  # which says what is wrong with the shard as a whole
+            raise
+
+    def bodies(self, rows: NDArray[np.int64]) -> list[bytes]:
+        """The image files of some rows, in their order."""
+        bodies = [b""] * len(rows)
+        sizes = self.columns.size[rows].astype(np.int64)
+        near = np.full(len(rows), self.near)
+        alone = np.full(len(rows), self.in_bucket)
+        for read in plan_reads(self.places(rows), sizes, np.ones(len(rows), np.bool_), near, alone, MOST_BYTES):
+            view = read.run(partial(self.read, read.number), _room).data
+            ends = (read.starts + read.sizes).tolist()
+            for place, start, end in zip(read.wanted.tolist(), read.starts.tolist(), ends, strict=True):
+                bodies[place] = bytes(view[start:end])
+        return bodies
+
+    def decode(self, row: int, body: bytes | memoryview, pixels: NDArray[np.uint8]) -> None:
+        """The pixels of an image file of (height, width, 3); UnreadableError, which names it, where it does not give them."""
+        try:
+            decode_into(body, pixels)
+        except DataError as error:
+            self._refuse(row, bytes(body), pixels, error)
+
+    def decode_again(self, row: int, pixels: NDArray[np.uint8]) -> None:
+        """As :meth:`decode`, from the store: where what was read before could not be decoded."""
+        self.decode(row, self.bodies(np.array([row]))[0], pixels)
+
+    def _refuse(self, row: int, body: bytes, pixels: NDArray[np.uint8], error: DataError) -> NoReturn:
+        shard = int(self.columns.shard[row])
+        ref = self.shards[shard]
+        name = f"{self.store.url}/{ref.key}: image {self.key(row)}"
+        if self._look(shard) != self._seen.get(shard):
+            raise BrokenError(f"{name} cannot be read: the shard was replaced meanwhile; restore it, or start again")
+        try:
+            width, height = size_of(body)
+        except DataError:
+            raise UnreadableError(f"{name}: {error}; run 'ffr verify'") from error
+        if (height, width) == pixels.shape[:2]:
+            raise UnreadableError(f"{name}: {error}; run 'ffr verify'") from error
+        if self.side is None:
+            raise DataError(
+                f"{self.store.url} holds images of several sizes ({width}×{height} is {self.key(row)}, others are "
+                f"{pixels.shape[1]}×{pixels.shape[0]}), which do not fit one batch; import them at one size"
+            ) from error
+        raise UnreadableError(
+            f"{name} is {width}×{height} pixels in a set of {self.side}×{self.side}; run 'ffr verify'"
+        ) from error
+
+    def key(self, row: int) -> str:
+        """For messages: it reads a part of the index."""
+        try:
+            return str(self.columns.keys(np.array([row]))[0])
+        except InputError:  # whoever deleted the cache folder is not to hide what the message is about
+            return f"of row {row}"
+
+    def shape(self, row: int) -> tuple[int, int, int]:
+        """(height, width, 3) of the set's images, or, where it does not say, of this one."""
+        if self.side is not None:
+            return self.side, self.side, 3
+        try:
+            width, height = size_of(self.bodies(np.array([row]))[0])
+        except DataError as error:
+            ref = self.shards[int(self.columns.shard[row])]
+            raise UnreadableError(f"{self.store.url}/{ref.key}: image {self.key(row)}: {error}") from error
+        return height, width, 3
+
+    def _look(self, shard: int) -> datetime:
+        """When a shard was last changed; BrokenError where it cannot be the one that the manifest means."""
+        ref = self.shards[shard]
+        where = f"{self.store.url}/{ref.key}"
+        try:
+            found = self.store.head(ref.key)
+        except MissingError as error:
+            raise BrokenError(f"{where} is missing; restore it") from error
+        if found.size != ref.bytes:
+            raise BrokenError(f"{where} has {found.size} bytes instead of {ref.bytes}; restore it")
+        return found.modified
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
-    """Images of a finished set, by row: all of them, or a selection."""
+    """Images of a finished set, by row: all of them, or a selection.
 
-    _index: _Index
-    _rows: NDArray[np.int64]
+    Pickled, it is a few names: another process opens the store and the columns for itself.
+    """
+
+    whole: OpenSet
+    chosen: NDArray[np.int64] | None
+    """Rows of the whole set; None: all."""
     fingerprint: str
     """Equal fingerprints, equal images in equal order: sha256 of the index, and of what is selected from it."""
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.whole.columns.shard if self.chosen is None else self.chosen)
 
     @property
     def groups(self) -> Groups:
         """The declared groups, empty ones too."""
-        return self._index.groups
+        return self.whole.groups
 
     @property
-    def group_ids(self) -> NDArray[np.int32]:
+    def group_ids(self) -> NDArray[np.int16]:
         """Each row's place in ``groups``."""
-        return self._index.group[self._rows]
+        return self._column(self.whole.columns.group)
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -96,26 +227,45 @@ class Dataset:
     @property
     def sources(self) -> NDArray[np.int8]:
         """Each row's place in ``SOURCES``."""
-        return self._index.source[self._rows]
+        return self._column(self.whole.columns.source)
 
     @property
     def keys(self) -> pa.ChunkedArray:
-        return self._index.keys.take(pa.array(self._rows))
+        """All in memory: read from the index at each call."""
+        return self.whole.columns.keys(self.absolute(np.arange(len(self))))
 
     @property
     def side(self) -> int | None:
         """Height and width of every image; None where the set does not say."""
-        return self._index.side
+        return self.whole.side
 
     @property
     def stored_bytes(self) -> int:
         """Of the image files together."""
-        return int(self._index.size[self._rows].sum())
+        return int(self._column(self.whole.columns.size).sum(dtype=np.int64))
 
     def counts(self) -> dict[str, int]:
         """Images of each declared group, 0 included."""
-        counts = np.bincount(self.group_ids, minlength=len(self.groups)).tolist()
+        if self.chosen is None:
+            counts = np.diff(self.whole.columns.bounds).tolist()
+        else:
+            counts = np.bincount(self.group_ids, minlength=len(self.groups)).tolist()
         return dict(zip(self.groups.names, counts, strict=True))
+
+    def rows_of(self, group: int) -> NDArray[np.int64]:
+        """The rows of a group (by its place), lowest key first; of a whole set a view."""
+        every = self.whole.columns.rows_of(group)
+        if self.chosen is None:
+            return every
+        here = np.flatnonzero(self.group_ids == group)
+        order = np.argsort(every)
+        rank = order[np.searchsorted(every, self.chosen[here], sorter=order)]
+        return here[np.argsort(rank, kind="stable")]
+
+    def places(self, rows: Rows) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """The shard (its place in the manifest) of some rows, and the offset in it."""
+        wanted = self.absolute(rows)
+        return self.whole.columns.shard[wanted], self.whole.columns.offset[wanted]
 
     def lowest(self, counts: Mapping[str, int]) -> Dataset:
         """The given number of each group, lowest k first (of imported sets: first rows first); of groups not named, none."""
@@ -123,141 +273,117 @@ class Dataset:
         unknown = sorted(set(counts) - set(have))
         if unknown:
             raise DataError(
-                f"{self._index.store.url} has no group {', '.join(unknown)}; it declares {', '.join(self.groups.names)}"
+                f"{self.whole.store.url} has no group {', '.join(unknown)}; it declares {', '.join(self.groups.names)}"
             )
         short = [
             f"{name} ({wanted:,} asked, {have[name]:,} there)" for name, wanted in counts.items() if wanted > have[name]
         ]
         if short:
             raise DataError(
-                f"{self._index.store.url} holds too few images of group {', '.join(short)}; "
+                f"{self.whole.store.url} holds too few images of group {', '.join(short)}; "
                 "raise the quota and generate the rest, or ask for fewer"
             )
-        ids, keys = self.group_ids, self.keys
-        chosen: list[NDArray[np.int64]] = []
-        for number, name in enumerate(self.groups.names):
-            here = np.flatnonzero(ids == number)
-            # Keys of a group differ in their number alone, which is padded: sorted keys are sorted k.
-            by_key = pc.sort_indices(keys.take(pa.array(here))).to_numpy()
-            chosen.append(here[by_key[: counts.get(name, 0)]])
+        if counts == have or sum(counts.values()) == len(self):
+            return self
+        chosen = [self.rows_of(place)[: counts.get(name, 0)] for place, name in enumerate(self.groups.names)]
         return self.take(np.sort(np.concatenate(chosen)))
 
     def take(self, rows: Rows) -> Dataset:
         """The given rows, in the given order."""
-        rows = np.asarray(rows, np.int64)
-        if np.array_equal(rows, np.arange(len(self))):
+        rows = np.ascontiguousarray(rows, "<i8")
+        if len(rows) == len(self) and np.array_equal(rows, np.arange(len(self))):
             return self
-        selection = hashlib.sha256(f"{self.fingerprint} rows ".encode() + rows.astype("<i8").tobytes())
-        return Dataset(self._index, self._rows[rows], selection.hexdigest())
+        selection = hashlib.sha256(f"{self.fingerprint} rows ".encode())
+        selection.update(rows.data)
+        return Dataset(self.whole, self.absolute(rows), selection.hexdigest())
 
     def images(self, rows: Rows) -> list[bytes]:
         """The image files of some rows, in their order."""
-        return self._read(self._rows[np.asarray(rows, np.int64)])
+        return self.whole.bodies(self.absolute(rows))
 
     def pixels(self, rows: Rows) -> NDArray[np.uint8]:
         """The decoded images of some rows: (rows, height, width, 3)."""
-        wanted = self._rows[np.asarray(rows, np.int64)]
-        cache = self._index.pixels
+        wanted, cache = self.absolute(rows), self.whole.pixels
         if cache is None:
-            return self._decode(wanted)
+            return self._decoded(wanted)
         missing = np.unique(wanted[~cache.known[wanted]])
         if len(missing):
-            cache.values[missing] = self._decode(missing)
+            cache.values[missing] = self._decoded(missing)
             cache.known[missing] = True
         return cache.values[wanted]
 
-    def _read(self, wanted: NDArray[np.int64]) -> list[bytes]:
-        index = self._index
-        bodies: list[bytes] = [b""] * len(wanted)
-        shards = index.shard[wanted]
-        for shard in np.unique(shards).tolist():
-            places = np.flatnonzero(shards == shard)
-            offsets, sizes = index.offset[wanted[places]].tolist(), index.size[wanted[places]].tolist()
-            for place, part in zip(places.tolist(), self._ranges(shard, offsets, sizes), strict=True):
-                bodies[place] = part
-        return bodies
+    def absolute(self, rows: Rows) -> NDArray[np.int64]:
+        """Rows of the whole set."""
+        rows = np.asarray(rows, np.int64)
+        return rows if self.chosen is None else self.chosen[rows]
 
-    def _ranges(self, shard: int, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
-        index, ref = self._index, self._index.shards[shard]
-        try:
-            if shard not in index.whole:
-                # Before the first read: the storage library has no good answer to a range behind an object's end.
-                confirm(index.store, ref.object)
-                index.whole.add(shard)
-            return index.store.get_ranges(ref.key, offsets, sizes)
-        except MissingError as error:
-            raise BrokenError(f"{index.store.url}/{ref.key} is missing; restore it") from error
+    def _column(self, column: NDArray[Any]) -> NDArray[Any]:
+        return column if self.chosen is None else column[self.chosen]
 
-    def _decode(self, wanted: NDArray[np.int64]) -> NDArray[np.uint8]:
-        decoded = list(starmap(self._decode_one, zip(wanted.tolist(), self._read(wanted), strict=True)))
-        if not decoded:
+    def _decoded(self, wanted: NDArray[np.int64]) -> NDArray[np.uint8]:
+        if not len(wanted):
             side = self.side or 1
             return np.zeros((0, side, side, 3), np.uint8)
-        shapes = {image.shape for image in decoded}
-        if len(shapes) > 1:
-            raise DataError(
-                f"{self._index.store.url} holds images of several sizes ({', '.join(map(_by, sorted(shapes)[:3]))}, …), "
-                "which do not fit one batch; import them at one size"
-            )
-        return np.stack(decoded)
+        pixels = np.empty((len(wanted), *self.whole.shape(int(wanted[0]))), np.uint8)
+        for place, (row, body) in enumerate(zip(wanted.tolist(), self.whole.bodies(wanted), strict=True)):
+            self.whole.decode(row, body, pixels[place])
+        return pixels
 
-    def _decode_one(self, row: int, body: bytes) -> NDArray[np.uint8]:
-        index = self._index
-        try:
-            image = decode(body)
-        except DataError as error:
-            raise BrokenError(f"{self._name(row)}: {error}; run 'ffr verify'") from error
-        if index.side is not None and image.shape != (index.side, index.side, 3):
-            raise BrokenError(
-                f"{self._name(row)} is {_by(image.shape)} pixels in a set of {index.side}×{index.side}; run 'ffr verify'"
-            )
-        return image
 
-    def _name(self, row: int) -> str:
-        return (
-            f"{self._index.store.url}/{self._index.shards[self._index.shard[row]].key}: image {self._index.keys[row]}"
-        )
+def _room(size: int) -> NDArray[np.uint8]:
+    return np.empty(size, np.uint8)
 
 
 def open_dataset(where: str | Store, *, cache_bytes: int = CACHE_BYTES) -> Dataset:
-    """Open a finished set, generated or imported, by its URL or its store.
+    """Open a finished set, generated, imported or indexed, by its URL or its store.
 
-    Sets whose decoded pixels fit into ``cache_bytes`` keep them once they are decoded.
+    Sets whose decoded pixels fit into ``cache_bytes`` keep them once they are decoded. The columns of a large set are kept below
+    FFR_CACHE, or else in the user's cache folder.
     """
     store = where if isinstance(where, Store) else open_store(where, create=False)
     manifest = read_manifest(store)
-    table = read_index(store, manifest, _COLUMNS)
-    groups = manifest.declared
-    unknown = ~pc.is_in(table["source"], value_set=pa.array(SOURCES)).to_numpy()
-    if unknown.any():
-        raise BrokenError(f"{manifest.index.key} names a source other than {' and '.join(SOURCES)}; restore it")
+    columns = open_columns(store, manifest, cache_folder())
+    large = next((shard for shard in manifest.shards if shard.bytes >= LARGEST_SHARD), None)
+    if large is not None:
+        raise DataError(f"{store.url}/{large.key} has {large.bytes:,} bytes; cut it into several tars")
+    keeps = manifest.size is not None and manifest.images * manifest.size**2 * 3 <= cache_bytes
+    whole = _opened(
+        shards_of(store, manifest),
+        manifest.declared,
+        manifest.shards,
+        columns,
+        manifest.size,
+        manifest.index.sha256,
+        keeps,
+    )
+    return Dataset(whole, None, whole.fingerprint)
+
+
+def _opened(
+    store: Store,
+    groups: Groups,
+    shards: tuple[ShardRef, ...],
+    columns: Columns,
+    side: int | None,
+    fingerprint: str,
+    keeps: bool,
+) -> OpenSet:
     pixels = None
-    if manifest.size is not None and manifest.images * manifest.size**2 * 3 <= cache_bytes:
+    if keeps and side is not None:
         # Pages that nobody fills are never touched, so that this costs what is read of it.
-        shape = (manifest.images, manifest.size, manifest.size, 3)
-        pixels = _Pixels(np.empty(shape, np.uint8), np.zeros(manifest.images, np.bool_))
-    index = _Index(
+        images = len(columns.shard)
+        pixels = Pixels(np.empty((images, side, side, 3), np.uint8), np.zeros(images, np.bool_))
+    return OpenSet(
         store=store,
         groups=groups,
-        shards=manifest.shards,
-        whole=set(),
-        shard=table["shard"].to_numpy().astype(np.int32),
-        offset=table["offset"].to_numpy(),
-        size=table["size"].to_numpy(),
-        group=_places(table["group"], groups.names),
-        source=_places(table["source"], SOURCES).astype(np.int8),
-        keys=table["key"],
-        side=manifest.size,
+        shards=shards,
+        columns=columns,
+        side=side,
+        fingerprint=fingerprint,
         pixels=pixels,
     )
-    return Dataset(index, np.arange(manifest.images), manifest.index.sha256)
 
 
-def _places(column: pa.ChunkedArray, names: Sequence[str]) -> NDArray[np.int32]:
-    """Where each value stands in ``names``, which holds them all."""
-    places: NDArray[np.int32] = pc.index_in(column, value_set=pa.array(names)).to_numpy()
-    return places.astype(np.int32)
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]}×{shape[0]}"
+def _reopened(url: str, config: StoreConfig, *parts: Any) -> OpenSet:
+    """An unpickled set: its store is opened in the process that reads."""
+    return _opened(open_store(url, create=False, config=config), *parts)

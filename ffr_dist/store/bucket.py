@@ -87,11 +87,18 @@ class Bucket:
         return self._repeated(key, lambda: bytes(obstore.get(self._client(), key).bytes()))
 
     def get_ranges(self, key: str, starts: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
-        # Joined here and not by the library, which panics where a joined range is answered short.
-        joined = _join(starts, lengths)
-        if not joined:
+        if not any(lengths):
             self.head(key)
             return [b""] * len(starts)
+        return [bytes(part) for part in self._ranges(key, starts, lengths)]
+
+    def read_into(self, key: str, starts: Sequence[int], parts: Sequence[memoryview]) -> None:
+        for part, found in zip(parts, self._ranges(key, starts, [len(part) for part in parts]), strict=True):
+            part[:] = found
+
+    def _ranges(self, key: str, starts: Sequence[int], lengths: Sequence[int]) -> Iterator[memoryview]:
+        # Joined here and not by the library, which panics where a joined range is answered short.
+        joined = _join(starts, lengths)
         try:
             parts = self._repeated(
                 key,
@@ -107,12 +114,11 @@ class Bucket:
         if any(len(part) != length for part, (_, length) in zip(parts, joined, strict=True)):
             self._refuse_short(key, joined)
             raise StoreError(f"{self.where(key)}: the answer to a ranged read was short")
-        begins, found = [start for start, _ in joined], []
+        begins = [start for start, _ in joined]
         for start, length in zip(starts, lengths, strict=True):
             place = bisect_right(begins, start) - 1
             offset = start - begins[place]
-            found.append(bytes(memoryview(parts[place])[offset : offset + length]))
-        return found
+            yield memoryview(parts[place])[offset : offset + length]
 
     def head(self, key: str) -> ObjectInfo:
         meta = self._repeated(key, lambda: obstore.head(self._client(), key))

@@ -64,10 +64,15 @@ class Folder:
             size = os.fstat(file.fileno()).st_size
         for part, start, length in zip(parts, starts, lengths, strict=True):
             if len(part) != length:
-                raise BrokenError(
-                    f"{self.root}/{key} has {size} bytes, but bytes {start} to {start + length} are meant"
-                )
+                raise _short(self.root / key, size, start, length)
         return parts
+
+    def read_into(self, key: str, starts: Sequence[int], parts: Sequence[memoryview]) -> None:
+        with self._errors(key, reading=True), self._open(key) as file:
+            for start, part in zip(starts, parts, strict=True):
+                if os.preadv(file.fileno(), [part], start) != len(part):
+                    size = os.fstat(file.fileno()).st_size
+                    raise _short(self.root / key, size, start, len(part))
 
     def head(self, key: str) -> ObjectInfo:
         with self._errors(key, reading=True):
@@ -175,6 +180,10 @@ class Folder:
                     "the same command again"
                 ) from error
             raise StoreError(f"{where}: {error.strerror or error}") from error
+
+
+def _short(path: Path, size: int, start: int, length: int) -> BrokenError:
+    return BrokenError(f"{path} has {size} bytes, but bytes {start} to {start + length} are meant")
 
 
 def _write(file: IO[bytes], body: bytes) -> None:

@@ -98,6 +98,13 @@ class Store:
         full = self._full(key)
         return self._backend.get_ranges(full, starts, lengths) if starts else []
 
+    def read_into(self, key: str, starts: Sequence[int], parts: Sequence[memoryview]) -> None:
+        """As :meth:`get_ranges`, each range into memory that is there already: fresh memory costs more than the copy."""
+        full = self._full(key)
+        some = [(start, part) for start, part in zip(starts, parts, strict=True) if len(part)]
+        if some:
+            self._backend.read_into(full, *zip(*some, strict=True))
+
     def head(self, key: str) -> ObjectInfo:
         found = self._backend.head(self._full(key))
         return ObjectInfo(key, found.size, found.modified)

@@ -61,6 +61,9 @@ class Backend(Writer, Protocol):
     def get_ranges(self, key: str, starts: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
         """BrokenError where the object ends before a range does."""
 
+    def read_into(self, key: str, starts: Sequence[int], parts: Sequence[memoryview]) -> None:
+        """As :meth:`get_ranges`, of ranges that are not empty, into memory that is there."""
+
     def head(self, key: str) -> ObjectInfo: ...
 
     def list(self, folder: str, behind: str | None) -> Iterator[ObjectInfo]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from small_sets import GROUPS, PNG, fresh_store, picture, small_set, write_set
@@ -146,6 +148,39 @@ def test_kept_files_of_several_sizes_do_not_make_a_batch():
     assert data.pixels([0, 1]).shape == (2, 8, 8, 3)
     with pytest.raises(DataError, match="several sizes"):
         data.pixels([0, 2])
+
+
+def test_rows_of_a_group_come_lowest_key_first_and_of_a_whole_set_as_a_view():
+    data = small_set(COUNTS)
+    keys = data.keys.to_pylist()
+    for place, name in enumerate(GROUPS.names):
+        rows = data.rows_of(place)
+        assert len(rows) == COUNTS[name]
+        assert [keys[row] for row in rows] == sorted(keys[row] for row in rows)
+        assert set(data.group_ids[rows].tolist()) <= {place}
+    assert np.shares_memory(data.rows_of(0), data.whole.columns.by_group)
+    turned = data.take(np.arange(len(data))[::-1])
+    assert np.array_equal(turned.rows_of(3), len(data) - 1 - data.rows_of(3))
+    twice = data.take([0, 0, 1])
+    assert sum(len(twice.rows_of(place)) for place in range(4)) == 3
+
+
+def test_places_sort_as_the_images_are_stored():
+    data = small_set(COUNTS)
+    shard, offset = data.take([37, 0, 12]).places([0, 1, 2])
+    assert shard.tolist() == [3, 0, 1]
+    assert offset[1] == 512
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 2**20])
+def test_a_pickled_set_is_opened_anew(tmp_path, cache_bytes):
+    write_set(open_store(str(tmp_path)), COUNTS)
+    data = open_dataset(str(tmp_path), cache_bytes=cache_bytes).lowest({"land_land": 5, "sea_sea": 2})
+    again = pickle.loads(pickle.dumps(data))
+    assert again.fingerprint == data.fingerprint
+    assert again.keys.equals(data.keys)
+    assert np.array_equal(again.pixels(range(7)), data.pixels(range(7)))
+    assert (again.whole.pixels is None) == (cache_bytes == 0)
 
 
 def test_unknown_bias():

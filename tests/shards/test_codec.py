@@ -21,6 +21,7 @@ from ffr_dist.shards.codec import (
     blake2b16,
     codec_environment,
     decode,
+    decode_into,
     encode,
     encode_planes,
     format_of,
@@ -202,3 +203,25 @@ def test_the_config_refuses_other_formats_and_qualities():
 def test_the_environment_names_the_libraries():
     assert "Pillow" in codec_environment()
     assert "None" not in codec_environment()
+
+
+@given(pixels=pixel_arrays, kind=st.sampled_from(FORMATS))
+def test_decoding_into_memory_gives_the_same_pixels_and_refuses_other_sizes(pixels, kind):
+    body = encode(pixels, CodecConfig(format=kind))
+    room = np.full_like(pixels, 7)
+    decode_into(memoryview(body), room)
+    assert np.array_equal(room, decode(body))
+    height, width, _ = pixels.shape
+    for shape in ((height + 1, width, 3), (height, width + 2, 3), (height * 2, width, 3), (1, 1, 3)):
+        if shape != pixels.shape:
+            with pytest.raises(DataError, match=f"{width}×{height}"):
+                decode_into(body, np.empty(shape, np.uint8))
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "L"])
+def test_decoding_into_memory_gives_the_colours_that_pillow_gives(mode):
+    out = io.BytesIO()
+    Image.fromarray(np.full((8, 8, 4) if mode == "CMYK" else (8, 8), 100, np.uint8), mode).save(out, "JPEG")
+    room = np.empty((8, 8, 3), np.uint8)
+    decode_into(out.getvalue(), room)
+    assert np.array_equal(room, np.asarray(Image.open(io.BytesIO(out.getvalue())).convert("RGB")))

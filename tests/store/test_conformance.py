@@ -136,6 +136,11 @@ def test_ranges_are_slices_near_and_far(store):
     starts, lengths = [5, 0, 5, 4 << 20, len(BIG) - 3, 7], [10, 1, 10, 3 << 20, 3, 1 << 20]
     assert store.get_ranges("k", starts, lengths) == [BIG[a : a + n] for a, n in zip(starts, lengths, strict=True)]
     assert store.get_ranges("k", [], []) == []
+    room = bytearray(sum(lengths))
+    views = [memoryview(room)[sum(lengths[:place]) :][:length] for place, length in enumerate(lengths)]
+    store.read_into("k", starts, views)
+    assert bytes(room) == b"".join(BIG[a : a + n] for a, n in zip(starts, lengths, strict=True))
+    store.read_into("k", [3], [memoryview(b"")])
 
 
 def test_an_empty_range_is_nothing_wherever_it_lies(store):
@@ -153,6 +158,8 @@ def test_a_truncated_object_is_broken_and_no_crash(store, ranges, capfd):
     store.put("shards/1.tar", b"0123456789")
     with pytest.raises(BrokenError, match=r"shards/1\.tar has 10 bytes"):
         store.get_ranges("shards/1.tar", *ranges)
+    with pytest.raises(BrokenError, match=r"shards/1\.tar has 10 bytes"):
+        store.read_into("shards/1.tar", ranges[0], [memoryview(bytearray(length)) for length in ranges[1]])
     assert "panicked" not in capfd.readouterr().err
 
 
@@ -162,6 +169,7 @@ def test_what_is_not_there_is_named_and_deleting_it_is_nothing(store):
         store.get,
         store.head,
         lambda key: store.get_ranges(key, [0], [1]),
+        lambda key: store.read_into(key, [0], [memoryview(bytearray(1))]),
         lambda key: store.copy(key, store, "z"),
     ):
         for key in ("nothing/here", "a/b", "no"):
