@@ -21,6 +21,7 @@ from ffr_dist.evaluate.audit import AuditConfig
 from ffr_dist.generate.keep import KeepConfig
 from ffr_dist.groups import Groups
 from ffr_dist.methods import Method, MethodConfig, build
+from ffr_dist.read.config import ReadConfig
 from ffr_dist.shards.codec import CodecConfig
 from ffr_dist.store import Mine, Store, Theirs, open_store
 from ffr_dist.store.config import StoreConfig
@@ -101,6 +102,8 @@ class Recipe(Config):
     method: MethodConfig
     generate: GenerateConfig = GenerateConfig()
     audit: AuditConfig = AuditConfig()
+    read: ReadConfig = ReadConfig()
+    """How training reads its sets."""
     train: TrainConfig
     compare: CompareConfig
 

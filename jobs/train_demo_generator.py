@@ -18,7 +18,6 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,6 @@ EDGE_WEIGHT = 0.25
 CRITIC_WEIGHT = 0.1
 NO_PROMPT = 0.08
 NO_PHOTOGRAPH = 0.06
-EMA_DECAY = 0.9985
 
 CRITIC = FitConfig(
     steps=700, lr=2e-3, schedule="cosine", warmup_steps=20, checkpoint_every=700, log_every=100, seed=SEED
@@ -72,6 +70,7 @@ DENOISER = FitConfig(
     warmup_steps=200,
     final_lr=0.01,
     clip_norm=1.0,
+    ema=0.9985,
     checkpoint_every=1_000,
     log_every=250,
     seed=SEED,
@@ -92,6 +91,9 @@ class Batch:
     """Images in [-1, 1], or their latents."""
     digit: torch.Tensor
     bias: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.digit)
 
     def to(self, device: torch.device) -> Batch:
         return Batch(self.pixels.to(device), self.digit.to(device), self.bias.to(device))
@@ -375,31 +377,20 @@ def train_denoiser(workshop: Workshop, latents: Pool, tokenizer: Any) -> Denoise
     )
     denoiser = Denoiser(unet, text_encoder, tokenizer)
     for name, config in (("denoiser", DENOISER), ("denoiser-again", DENOISER_AGAIN)):
-        average = {name: value.detach().clone() for name, value in denoiser.named_parameters()}
         task = Task(
             name=name,
             model=denoiser,
             batches=_sized(latents, BATCH["denoiser"]),
             counts=_count,
             loss=_denoising_loss,
-            state=average,
-            after_step=partial(_follow, average, denoiser),
         )
         workshop.train(task, config, BATCH["denoiser"])
-        denoiser.load_state_dict(average, strict=False)
     return denoiser.eval()
 
 
 def _denoising_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
     losses: torch.Tensor = model(batch)
     return losses.sum()[None]
-
-
-def _follow(average: Mapping[str, torch.Tensor], model: nn.Module, step: int) -> None:
-    """Move the average a little towards the weights; early on faster, because both are far from anything."""
-    moving = [average[name] for name, _ in model.named_parameters()]
-    now = [value.detach().to(kept.device) for value, kept in zip(model.parameters(), moving, strict=True)]
-    torch._foreach_lerp_(moving, now, 1 - min(EMA_DECAY, (1 + step) / (10 + step)))
 
 
 def save(folder: Path, vae: Any, denoiser: Denoiser, tokenizer: Any, words: Path) -> None:

@@ -118,8 +118,16 @@ class Show:
 
     def _training(self, event: Training) -> None:
         progress = event.progress
-        score = "" if progress.score is None else f", val worst group {progress.score.value[0]:.1%}"
-        note = f"loss {progress.loss:.3f}, lr {progress.lr:.1e}{score}"
+        told = [f"loss {progress.loss:.3f}", f"lr {progress.lr:.1e}"]
+        if progress.images_per_second is not None:
+            told.append(f"{progress.images_per_second:,.0f} images/s")
+        if progress.eta_s is not None:
+            told.append(f"{_duration(progress.eta_s)} to go")
+        if progress.score is not None:
+            # With how few images it may rest on: one of ten is ten points.
+            of = progress.score.detail.get("val_n_worst")
+            told.append(f"val worst group {progress.score.value[0]:.1%}{'' if of is None else f' (n={of})'}")
+        note = ", ".join(told)
         if self._plain(f"  {event.stage} {event.cell}: step {progress.step} of {progress.steps} ({note})"):
             return
         self._bar(event.stage, progress.step, progress.steps, note)

@@ -20,14 +20,17 @@ from ffr_dist.errors import DataError
 from ffr_dist.evaluate.score import predictions
 from ffr_dist.groups import UNKNOWN_BIAS, Groups
 from ffr_dist.metrics import Count
-from ffr_dist.models.classifier import ClassifierConfig, build_classifier
+from ffr_dist.models.architectures import ClassifierConfig, SmallCNNConfig
+from ffr_dist.models.classifier import build_classifier
 from ffr_dist.read.batches import ImageBatches
 from ffr_dist.read.dataset import Dataset
-from ffr_dist.read.order import Shuffle, natural_order
+from ffr_dist.read.order import permutation
 from ffr_dist.seeds import draw_seed
 from ffr_dist.shards.codec import blake2b16
-from ffr_dist.train.classify import Augment, mean_task
-from ffr_dist.train.fit import FitConfig, fit
+from ffr_dist.train.augment import AugmentConfig
+from ffr_dist.train.classify import mean_task
+from ffr_dist.train.config import FitConfig
+from ffr_dist.train.fit import fit
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
@@ -42,8 +45,8 @@ class AuditConfig(Config):
     steps: PositiveInt = 300
     batch: PositiveInt = 64
     lr: PositiveFloat = 0.002
-    augment: Augment = "shift"
-    model: ClassifierConfig = ClassifierConfig()
+    augment: AugmentConfig = AugmentConfig(shift=2)
+    model: ClassifierConfig = SmallCNNConfig()
     held_out: float = Field(default=0.25, gt=0, lt=1)
     """Share of each group of the real images that the probes do not learn from."""
     images_per_group: PositiveInt = 1000
@@ -159,7 +162,7 @@ def split_rows(dataset: Dataset, held_out: float, seed: int) -> tuple[NDArray[np
     ids = dataset.group_ids
     for number, name in enumerate(dataset.groups.names):
         rows = np.flatnonzero(ids == number)
-        rows = rows[natural_order(len(rows), Shuffle(block=1, window=max(1, len(rows))), _seed_of(seed, name))]
+        rows = rows[permutation(len(rows), _seed_of(seed, name))]
         out = min(max(1, round(held_out * len(rows))), len(rows) - 1) if len(rows) > 1 else 0
         kept.append(rows[:out])
         learned.append(rows[out:])
@@ -195,8 +198,10 @@ def _probe(
     training: Dataset, config: AuditConfig, what: str, values: Mapping[str, int], judged: tuple[Dataset, Dataset]
 ) -> _Judged:
     model = build_classifier(config.model, max(values.values()) + 1, _seed_of(config.seed, what))
+    counts = training.counts()
+    groups = Groups.of(group for group in training.groups if counts[group.name])
     batches = ImageBatches(
-        [training], training.groups, sampling="balanced", batch=config.batch, seed=_seed_of(config.seed, what)
+        [training], groups, sampling="balanced", batch=config.batch, seed=_seed_of(config.seed, what)
     )
     targets = [values[name] for name in batches.group_names]
     task = mean_task(f"audit_{what}", model, batches, seed=config.seed, targets=targets, augment=config.augment)
@@ -210,7 +215,7 @@ def _probe(
     return _Judged(generated, real)
 
 
-def _counts(groups: Groups, ids: NDArray[np.int32], right: NDArray[np.bool_]) -> dict[str, Count]:
+def _counts(groups: Groups, ids: NDArray[np.int16], right: NDArray[np.bool_]) -> dict[str, Count]:
     return {
         name: Count(int(right[ids == number].sum()), int((ids == number).sum()))
         for number, name in enumerate(groups.names)

@@ -7,15 +7,18 @@ import torch
 from torch import nn
 
 from ffr_dist.metrics import Count
+from ffr_dist.read.config import ReadConfig
 from ffr_dist.read.dataset import Dataset
-from ffr_dist.train.classify import as_input
+from ffr_dist.train.classify import in_turn
 
-_BATCH = 500
+_READ = ReadConfig()
 
 
-def count_correct(model: nn.Module, dataset: Dataset, batch: int = _BATCH) -> dict[str, Count]:
+def count_correct(
+    model: nn.Module, dataset: Dataset, batch: int | None = None, read: ReadConfig = _READ
+) -> dict[str, Count]:
     """Of each declared group, also of those without samples (0 of 0): ``group_metrics`` refuses them by name."""
-    right = predictions(model, dataset, batch) == dataset.labels
+    right = predictions(model, dataset, batch, read) == dataset.labels
     ids = dataset.group_ids
     total = np.bincount(ids, minlength=len(dataset.groups))
     correct = np.bincount(ids[right], minlength=len(dataset.groups))
@@ -25,18 +28,21 @@ def count_correct(model: nn.Module, dataset: Dataset, batch: int = _BATCH) -> di
     }
 
 
-def predictions(model: nn.Module, dataset: Dataset, batch: int = _BATCH) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """The class that ``model`` gives each image, in evaluation mode; its mode is left as it was."""
+def predictions(
+    model: nn.Module, dataset: Dataset, batch: int | None = None, read: ReadConfig = _READ
+) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """The class that ``model`` gives each image, in evaluation mode; its mode is left as it was.
+
+    No image may be broken, even if some may be in training: a count of others in their place would be another count.
+    """
     was_training = model.training
-    device = next(model.parameters()).device
+    read = read.model_copy(update={"skip_broken": 0})
     found = [np.zeros(0, np.int64)]
     model.eval()
     try:
         with torch.inference_mode():
-            for start in range(0, len(dataset), batch):
-                rows = np.arange(start, min(start + batch, len(dataset)))
-                images = torch.from_numpy(dataset.pixels(rows)).to(device).permute(0, 3, 1, 2)
-                found.append(model(as_input(images, model)).argmax(1).cpu().numpy())
+            for _, images in in_turn(model, dataset, range(len(dataset)), batch=batch, read=read):
+                found.append(model(images).argmax(1).cpu().numpy())
     finally:
         model.train(was_training)
     return np.concatenate(found)

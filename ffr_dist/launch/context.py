@@ -62,6 +62,8 @@ def make_study(recipe: Recipe, text: str, method: Method | None = None) -> Study
     chosen.check()
     study = Study(recipe=recipe, text=text, method=chosen, groups=groups)
     _refuse_small_pool(study)
+    for cell in recipe.compare.cells:
+        chosen.train(cell.arm, cell.mitigation, study.real_counts(recipe.compare.seeds[0]))
     return study
 
 

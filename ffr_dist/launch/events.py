@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ffr_dist.train.fit import Progress
+from ffr_dist.train.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,12 @@ from typing import Any
 from ffr_dist.config import digest
 from ffr_dist.errors import MissingError, StoppedError
 from ffr_dist.evaluate.audit import audit
-from ffr_dist.launch.cells import open_cell_data, score_cell, train_cell
+from ffr_dist.launch.cells import score_cell, train_cell
 from ffr_dist.launch.context import Run, import_real, load_study, start_run
 from ffr_dist.launch.events import Began, Ended
 from ffr_dist.launch.pool import make_pool
 from ffr_dist.launch.publish import AUDIT, write_report, write_rows
+from ffr_dist.launch.sets import open_cell_data
 from ffr_dist.read.dataset import Dataset, open_dataset
 from ffr_dist.store import Store
 

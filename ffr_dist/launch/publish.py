@@ -13,9 +13,9 @@ import numpy as np
 
 from ffr_dist.errors import ConflictError, MissingError
 from ffr_dist.evaluate.intervals import paired_difference, seed_interval, wilson
-from ffr_dist.launch.cells import TrainedStage, read_stage
 from ffr_dist.launch.context import Run
 from ffr_dist.launch.planning import summarise
+from ffr_dist.launch.stages import TrainedStage, read_stage
 from ffr_dist.launch.watch.observe import measured_rate
 from ffr_dist.read.dataset import open_dataset
 from ffr_dist.recipe import Recipe, pixel_fields, pixel_hash

@@ -14,8 +14,8 @@ from ffr_dist.config import digest
 from ffr_dist.models.sampler import Sampler
 from ffr_dist.quota import Quota, Request
 from ffr_dist.store import Store
-from ffr_dist.train.fit import FitConfig
-from ffr_dist.train.stage import Mitigation, Stage
+from ffr_dist.train.config import FitConfig
+from ffr_dist.train.stage import AnyStage, Mitigation
 from ffr_dist.train.task import Task
 
 
@@ -92,5 +92,5 @@ class Method(Protocol):
     def sampler(self, inputs: Inputs, device: str) -> Sampler:
         """Load what makes images."""
 
-    def train(self, arm: str, mitigation: Mitigation, real: Mapping[str, int]) -> tuple[Stage, ...]:
+    def train(self, arm: str, mitigation: Mitigation, real: Mapping[str, int]) -> tuple[AnyStage, ...]:
         """The stages of one cell of the comparison."""

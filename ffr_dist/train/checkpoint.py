@@ -2,6 +2,8 @@
 
 A checkpoint is one tensors object, put first, and a small ``COMPLETE`` object that names its sha256, put last. A crash
 in between leaves tensors without a marker, which nobody reads. Nothing here is ever unpickled.
+
+Training goes on while a checkpoint is written: :func:`snapshot` copies what it holds, and a thread does the rest.
 """
 
 from __future__ import annotations
@@ -22,8 +24,19 @@ from ffr_dist.errors import BrokenError, MissingError
 from ffr_dist.store import Store
 
 _MARKER = "COMPLETE"
-_FOLDER = re.compile(rf"(\d{{8}})/{_MARKER}\Z", re.ASCII)
+_WHOLE = re.compile(rf"(\d{{8}})/{_MARKER}\Z", re.ASCII)
+_ANY = re.compile(r"(\d{8})/", re.ASCII)
 _TENSORS = re.compile(r"state-[0-9a-f]{12}\.safetensors\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """What names a whole checkpoint; small enough to be told from process to process."""
+
+    step: int
+    key: str
+    sha256: str
+    meta: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,47 +58,74 @@ class Checkpoints:
         """Publish a checkpoint, then drop all but the newest ``keep``."""
         body = bytes_from_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         digest = hashlib.sha256(body).hexdigest()
-        folder = f"{self.prefix}/{step:08d}"
+        folder = self._folder(step)
         name = f"state-{digest[:12]}.safetensors"
         self.store.put(f"{folder}/{name}", body)
         marker = {"step": step, "tensors": name, "sha256": digest, "meta": dict(meta)}
         self.store.put(f"{folder}/{_MARKER}", json.dumps(marker, sort_keys=True).encode())
-        for old in self._steps()[: -self.keep]:
-            self._drop(old)
+        oldest = self._steps()[-self.keep :][0]
+        for old in self._steps(_ANY):
+            if old < oldest:  # what a crash left incomplete goes too
+                self._drop(old)
 
     def latest(self) -> Checkpoint | None:
         """The newest complete checkpoint; BrokenError if its tensors are not the ones its marker names."""
+        found = self.find()
+        return None if found is None else self.load(found)
+
+    def find(self) -> Marker | None:
+        """What names the newest complete checkpoint."""
         steps = self._steps()
         if not steps:
             return None
-        folder = f"{self.prefix}/{steps[-1]:08d}"
-        advice = f"delete {folder}/ to go on from an older one"
+        folder = self._folder(steps[-1])
         marker = _parse(self.store.get(f"{folder}/{_MARKER}"))
         if marker is None or marker["step"] != steps[-1]:
-            raise BrokenError(f"checkpoint marker {folder}/{_MARKER} is damaged; {advice}")
-        key = f"{folder}/{marker['tensors']}"
+            raise BrokenError(f"checkpoint marker {folder}/{_MARKER} is damaged; {_advice(folder)}")
+        return Marker(marker["step"], f"{folder}/{marker['tensors']}", marker["sha256"], marker["meta"])
+
+    def load(self, found: Marker) -> Checkpoint:
+        """The checkpoint of a marker; BrokenError if its tensors are not the ones it names."""
+        advice = _advice(self._folder(found.step))
         try:
-            body = self.store.get(key)
+            body = self.store.get(found.key)
         except MissingError as error:
-            raise BrokenError(f"checkpoint {key} is gone; {advice}") from error
-        if hashlib.sha256(body).hexdigest() != marker["sha256"]:
-            raise BrokenError(f"checkpoint {key} is damaged (sha256 differs); {advice}")
+            raise BrokenError(f"checkpoint {found.key} is gone; {advice}") from error
+        if hashlib.sha256(body).hexdigest() != found.sha256:
+            raise BrokenError(f"checkpoint {found.key} is damaged (sha256 differs); {advice}")
         try:
             tensors = tensors_from_bytes(body)
         except SafetensorError as error:
-            raise BrokenError(f"checkpoint {key} is not a safetensors file; {advice}") from error
-        return Checkpoint(step=marker["step"], tensors=tensors, meta=marker["meta"])
+            raise BrokenError(f"checkpoint {found.key} is not a safetensors file; {advice}") from error
+        return Checkpoint(step=found.step, tensors=tensors, meta=found.meta)
 
-    def _steps(self) -> list[int]:
-        found = [_FOLDER.match(info.key.removeprefix(f"{self.prefix}/")) for info in self.store.list(self.prefix)]
-        return sorted(int(match[1]) for match in found if match is not None)
+    def drop(self) -> None:
+        """Delete all checkpoints; what else lies below the prefix stays."""
+        for step in self._steps(_ANY):
+            self._drop(step)
+
+    def _folder(self, step: int) -> str:
+        return f"{self.prefix}/{step:08d}"
+
+    def _steps(self, form: re.Pattern[str] = _WHOLE) -> list[int]:
+        found = (form.match(info.key.removeprefix(f"{self.prefix}/")) for info in self.store.list(self.prefix))
+        return sorted({int(match[1]) for match in found if match is not None})
 
     def _drop(self, step: int) -> None:
         # The marker goes first: a checkpoint is never complete without its tensors.
-        folder = f"{self.prefix}/{step:08d}"
+        folder = self._folder(step)
         self.store.delete(f"{folder}/{_MARKER}")
         for info in self.store.list(folder):
             self.store.delete(info.key)
+
+
+def snapshot(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies in memory of the CPU, which training does not touch any more."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
+def _advice(folder: str) -> str:
+    return f"delete {folder}/ to go on from an older one"
 
 
 def _parse(body: bytes) -> dict[str, Any] | None:

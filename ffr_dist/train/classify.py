@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import nn
 
-from ffr_dist.errors import InputError
+from ffr_dist.config import digest
+from ffr_dist.errors import DataError, InputError
 from ffr_dist.groups import Groups
+from ffr_dist.models.classifier import batch_norms
 from ffr_dist.read.batches import Batch, ImageBatches
+from ffr_dist.read.config import ReadConfig
 from ffr_dist.read.dataset import Dataset
-from ffr_dist.train.augment import random_shift
-from ffr_dist.train.losses import GroupDRO, sample_losses, sums_by_group
-from ffr_dist.train.stage import Stage
+from ffr_dist.read.loader import Loader
+from ffr_dist.read.sampling import Sampling
+from ffr_dist.train.augment import AugmentConfig
+from ffr_dist.train.augment import augment as augmented
+from ffr_dist.train.losses import GroupDRO, balancing_weights, sample_losses, sums_by_group
+from ffr_dist.train.stage import AnyStage, Mitigation, Stage
 from ffr_dist.train.task import Score, Task
 
-Augment = Literal["none", "shift"]
+_AS_THEY_ARE = AugmentConfig()
+_READ = ReadConfig()
+_MOST_IMAGES, _VALUES = 500, 2**24
+"""Of what is looked at together: small images by their number, large ones by their size."""
+_SAMPLING: Mapping[Mitigation, Sampling] = {
+    "erm": "natural",
+    "reweight_label": "natural",
+    "reweight": "natural",
+    "resample": "balanced",
+    "subsample": "subsample",
+    "groupdro": "natural",
+}
 
 
 def classification_task(
@@ -28,12 +48,46 @@ def classification_task(
     seed: int,
     *,
     validate: Callable[[nn.Module], Score] | None = None,
-    augment: Augment = "none",
+    augment: AugmentConfig = _AS_THEY_ARE,
+    read: ReadConfig = _READ,
 ) -> Task:
     """Learn labels from the sources of ``stage``, which ``sets`` holds by name, in place on ``model``.
 
-    ``groups`` are the ones that the mitigation balances; of them those count that hold samples.
+    ``groups`` are the ones that the mitigation balances: each must hold a sample, if it is not ``erm``. With
+    ``stage.by_source`` they are split into real and synthetic, and of the parts those count that hold samples.
     """
+    if stage.mitigation not in _SAMPLING:
+        raise InputError(
+            f"stage {stage.name}: {stage.mitigation!r} is no mitigation of a stage that takes steps; "
+            f"those are {', '.join(_SAMPLING)} (and dfr is a stage of its own, a HeadStage)"
+        )
+    chosen = chosen_sets(stage, sets)
+    _refuse_labels(stage, model, groups)
+    _refuse_absent(stage, chosen, groups)
+    batches = ImageBatches(
+        chosen,
+        groups,
+        sampling=_SAMPLING[stage.mitigation],
+        by_source=stage.by_source,
+        batch=stage.batch,
+        seed=seed,
+        read=read,
+    )
+    if stage.mitigation == "groupdro":
+        task = _robust_task(stage, model, batches, seed=seed, validate=validate, augment=augment)
+    else:
+        weights = _weights(stage, batches, groups)
+        task = mean_task(
+            stage.name, model, batches, seed=seed, group_weights=weights, validate=validate, augment=augment
+        )
+    data = [dataset.fingerprint for dataset in chosen]
+    fingerprint = digest([stage.identity(), data, list(groups.names), seed, augment.model_dump(mode="json")])
+    trained, still = _parts(stage, model)
+    return replace(task, parameters=trained, frozen=still, fingerprint=fingerprint)
+
+
+def chosen_sets(stage: AnyStage, sets: Mapping[str, Dataset]) -> list[Dataset]:
+    """What a stage reads, without sources of no image."""
     missing = [source.set for source in stage.sources if source.set not in sets]
     if missing:
         raise InputError(f"stage {stage.name} reads the set {', '.join(missing)}, which there is not")
@@ -41,17 +95,63 @@ def classification_task(
         sets[source.set] if source.counts is None else sets[source.set].lowest(source.counts)
         for source in stage.sources
     ]
-    batches = ImageBatches(
-        [dataset for dataset in chosen if len(dataset)],
-        groups,
-        sampling="balanced" if stage.mitigation == "resample" else "natural",
-        by_source=stage.by_source,
-        batch=stage.batch,
-        seed=seed,
-    )
-    if stage.mitigation == "groupdro":
-        return _robust_task(stage.name, model, batches, seed=seed, validate=validate, augment=augment)
-    return mean_task(stage.name, model, batches, seed=seed, validate=validate, augment=augment)
+    return [dataset for dataset in chosen if len(dataset)]
+
+
+def _refuse_labels(stage: Stage, model: nn.Module, groups: Groups) -> None:
+    logits = getattr(getattr(model, "head", None), "bias", None)
+    if logits is not None and len(logits) < groups.classes:
+        outside = [f"{group.name} ({group.label})" for group in groups if group.label >= len(logits)]
+        raise DataError(
+            f"stage {stage.name}: the model knows {len(logits)} classes, counted from 0; the labels of group "
+            f"{', '.join(outside)} lie outside. Give a model with {groups.classes} classes"
+        )
+
+
+def _refuse_absent(stage: Stage, datasets: Sequence[Dataset], groups: Groups) -> None:
+    """A group that no epoch holds cannot be balanced: left out in silence, it would be the worst one later."""
+    if stage.mitigation == "erm":
+        return
+    held = Counter[tuple[int, int]]()
+    for dataset in datasets:
+        for group, count in zip(dataset.groups, dataset.counts().values(), strict=True):
+            held[group.label, group.bias] += count
+    if stage.mitigation == "reweight_label":
+        labels = sorted({group.label for group in groups})
+        absent = [f"class {label}" for label in labels if not sum(n for cell, n in held.items() if cell[0] == label)]
+    else:
+        absent = [f"group {group.name}" for group in groups if not held[group.label, group.bias]]
+    if absent:
+        raise DataError(
+            f"stage {stage.name}: the training data hold no sample of {', '.join(absent)}, which {stage.mitigation} would "
+            "balance; add samples, declare only what there is, or choose the mitigation erm"
+        )
+
+
+def _weights(stage: Stage, batches: ImageBatches, groups: Groups) -> Sequence[float] | None:
+    """The weight of a sample of each of the batches' groups; None where all weigh alike."""
+    if stage.mitigation == "reweight":
+        return balancing_weights(batches.group_counts).tolist()
+    if stage.mitigation == "reweight_label":
+        labels = [groups.by_name(name.partition("/")[0]).label for name in batches.group_names]
+        counts = Counter[int]()
+        for label, count in zip(labels, batches.group_counts, strict=True):
+            counts[label] += count
+        by_label = dict(zip(counts, balancing_weights(list(counts.values())).tolist(), strict=True))
+        return [by_label[label] for label in labels]
+    return None
+
+
+def _parts(stage: Stage, model: nn.Module) -> tuple[list[nn.Parameter] | None, list[nn.Module]]:
+    """The parameters that a stage trains, None for all, and the modules that stay as they are in evaluation."""
+    if stage.trainable == "head":
+        head = model.get_submodule("head")
+        model.requires_grad_(False)
+        head.requires_grad_(True)
+        inside = set(head.modules())
+        still = [part for part in model.modules() if part not in inside and head not in set(part.modules())]
+        return list(head.parameters()), still
+    return None, batch_norms(model) if stage.freeze_bn else []
 
 
 def mean_task(
@@ -61,32 +161,40 @@ def mean_task(
     *,
     seed: int,
     targets: Sequence[int] | None = None,
+    group_weights: Sequence[float] | None = None,
     validate: Callable[[nn.Module], Score] | None = None,
-    augment: Augment = "none",
+    augment: AugmentConfig = _AS_THEY_ARE,
 ) -> Task:
-    """Minimise the mean cross-entropy; of labels, or of what ``targets`` gives each of the batches' groups."""
-    table = None if targets is None else torch.tensor(list(targets))
+    """Minimise the mean cross-entropy; of labels, or of what ``targets`` gives each of the batches' groups.
+
+    ``group_weights`` are what a sample's loss is multiplied with; it is divided by the number of samples all the same.
+    """
+    table = None if targets is None else _Table(torch.tensor(list(targets)))
+    weights = None if group_weights is None else _Table(torch.tensor(list(group_weights), dtype=torch.float64))
 
     def counts(batch: Batch) -> torch.Tensor:
         return torch.tensor([len(batch)])
 
     def loss(module: nn.Module, batch: Batch) -> torch.Tensor:
-        wanted = batch.labels if table is None else table.to(batch.groups.device)[batch.groups]
-        return sample_losses(module, _images(module, batch, augment, seed), wanted).sum().reshape(1)
+        wanted = batch.labels if table is None else table.of(batch.groups)
+        losses = sample_losses(module, _images(module, batch, augment, seed), wanted)
+        if weights is not None:
+            losses = losses * weights.of(batch.groups).to(losses.dtype)
+        return losses.sum().reshape(1)
 
     return Task(name=name, model=model, batches=batches, counts=counts, loss=loss, validate=validate)
 
 
 def _robust_task(
-    name: str,
+    stage: Stage,
     model: nn.Module,
     batches: ImageBatches,
     *,
     seed: int,
     validate: Callable[[nn.Module], Score] | None,
-    augment: Augment,
+    augment: AugmentConfig,
 ) -> Task:
-    robust = GroupDRO(batches.group_counts)
+    robust = GroupDRO(batches.group_counts, stage.groupdro)
     groups = len(batches.group_counts)
 
     def counts(batch: Batch) -> torch.Tensor:
@@ -97,7 +205,7 @@ def _robust_task(
         return sums_by_group(losses, batch.groups, groups)
 
     return Task(
-        name=name,
+        name=stage.name,
         model=model,
         batches=batches,
         counts=counts,
@@ -108,9 +216,32 @@ def _robust_task(
     )
 
 
-def _images(module: nn.Module, batch: Batch, augment: Augment, seed: int) -> torch.Tensor:
-    images = random_shift(batch.images, batch.positions, seed) if augment == "shift" else batch.images
-    return as_input(images, module)
+class _Table:
+    """A value for each group, looked up where the batch lies; brought there once."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self._values = values
+
+    def of(self, groups: torch.Tensor) -> torch.Tensor:
+        self._values = self._values.to(groups.device)
+        return self._values[groups]
+
+
+def _images(module: nn.Module, batch: Batch, augment: AugmentConfig, seed: int) -> torch.Tensor:
+    return as_input(augmented(batch.images, batch.positions, seed, augment), module)
+
+
+def in_turn(
+    model: nn.Module, dataset: Dataset, rows: range, *, batch: int | None = None, read: ReadConfig = _READ
+) -> Iterator[tuple[range, torch.Tensor]]:
+    """Some rows of a set a part at a time, each part with its images as ``model`` takes them, where it lies; read ahead."""
+    device = next(model.parameters()).device
+    batch = batch or min(_MOST_IMAGES, max(1, _VALUES // (3 * (dataset.side or 1) ** 2)))
+    parts = [range(start, min(start + batch, rows.stop)) for start in range(rows.start, rows.stop, batch)]
+    wanted = (np.arange(part.start, part.stop) for part in parts)
+    with closing(Loader([dataset], read).stream(wanted)) as stream:
+        for part, pixels in zip(parts, stream, strict=True):
+            yield part, as_input(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2), model)
 
 
 def as_input(images: torch.Tensor, module: nn.Module) -> torch.Tensor:

@@ -1,18 +1,20 @@
 """What is minimised: sums and counts of parts, which ``fit`` turns into means over the global batch.
 
-ERM has one part, the mean over all samples. GroupDRO has one part per group, and weights that follow the losses.
+ERM has one part, the mean over all samples. Reweighting has one too, whose samples weigh n / (k · n_c). GroupDRO has one
+part per group, and weights that follow the losses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
+from pydantic import Field, PositiveFloat
 from torch import nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
-Images = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""What is done to (images in 0 … 1, positions) before the model sees them."""
+from ffr_dist.config import Config
 
 
 def sample_losses(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -24,7 +26,16 @@ def sample_losses(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) 
     if len(labels):
         losses: torch.Tensor = functional.cross_entropy(model(images), labels, reduction="none")
         return losses
+    # The blank image must not enter the statistics of a process of its own; shared ones need every process.
+    local = [
+        part for part in model.modules() if isinstance(part, _BatchNorm) and not isinstance(part, nn.SyncBatchNorm)
+    ]
+    moving = [part for part in local if part.training]
+    for part in moving:
+        part.eval()
     blank: torch.Tensor = model(torch.zeros((1, *images.shape[1:]), device=images.device, dtype=images.dtype))
+    for part in moving:
+        part.train()
     return blank.flatten()[:0]
 
 
@@ -33,16 +44,35 @@ def sums_by_group(losses: torch.Tensor, groups: torch.Tensor, count: int) -> tor
     return torch.zeros(count, device=losses.device, dtype=losses.dtype).index_add(0, groups, losses)
 
 
+def balancing_weights(counts: Sequence[int]) -> torch.Tensor:
+    """(k,) float64, n / (k · n_c): so weighted, the mean over n samples in k cells is the mean of the cells' means.
+
+    The weighted losses of a batch are divided by its number of samples, not by the sum of its weights: the gradient of a
+    batch is then an unbiased estimate of the gradient of that mean of means, whichever cells the batch happens to hold.
+    """
+    sizes = torch.tensor(list(counts), dtype=torch.float64)
+    return sizes.sum() / (len(sizes) * sizes)
+
+
+class GroupDROConfig(Config):
+    """How fast GroupDRO's weights move, and towards whom."""
+
+    step_size: PositiveFloat = 0.01
+    """η: a group's weight grows by exp(η · its loss) a step."""
+    adjustment: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """C: adds C/√n_g to the loss that a group's weight follows, as small groups fit too well."""
+
+
 class GroupDRO:
     """Weights of groups that grow with their losses: q ← q · exp(η · mean loss), then made to sum to 1.
 
     q starts uniform; a group that is absent from a batch counts as having no loss. The loss is Σ q_g · (mean loss of g).
     """
 
-    def __init__(self, group_counts: Sequence[int], *, step_size: float = 0.01, adjustment: float = 0.0) -> None:
-        """``adjustment`` C adds C/√n_g to the loss that a group's weight follows: small groups fit too well."""
-        self._step_size = step_size
-        self._adjustments = adjustment / torch.tensor(list(group_counts), dtype=torch.float64).sqrt()
+    def __init__(self, group_counts: Sequence[int], config: GroupDROConfig | None = None) -> None:
+        config = config or GroupDROConfig()
+        self._step_size = config.step_size
+        self._adjustments = config.adjustment / torch.tensor(list(group_counts), dtype=torch.float64).sqrt()
         groups = len(group_counts)
         self.state = {"q": torch.full((groups,), 1 / groups, dtype=torch.float64)}
         """For ``Task.state``."""
@@ -50,7 +80,8 @@ class GroupDRO:
     def weights(self, sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         """For ``Task.weights``: updates q and answers it."""
         means = sums / counts.clamp(min=1)
-        followed = means + self._adjustments.to(means.device)
+        self._adjustments = self._adjustments.to(means.device)  # once
+        followed = means + self._adjustments
         grown = self.state["q"].to(means.device) * torch.exp(self._step_size * followed)
         self.state["q"] = grown / grown.sum()
         return self.state["q"]

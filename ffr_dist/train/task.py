@@ -14,7 +14,10 @@ class Batches(Protocol):
     """Batches by global step: which samples make up step n never depends on how many processes there are."""
 
     def iterate(self, start: int, rank: int, world: int) -> Iterator[Any]:
-        """This rank's part of global batches ``start``, ``start + 1``, … without end. Each has ``.to(device)``."""
+        """This rank's part of global batches ``start``, ``start + 1``, … without end.
+
+        Each has ``.to(device)`` and, as ``len``, the number of its samples, which may be 0.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +42,18 @@ class Task:
     model: nn.Module
     batches: Batches
     counts: Callable[[Any], torch.Tensor]
-    """(parts,) samples of each part in a batch; told before the forward pass."""
+    """(parts,) samples of each part in a batch; told before the forward pass, of the batch as it was read."""
     loss: Callable[[nn.Module, Any], torch.Tensor]
     """(parts,) summed loss of each part. Calls the module that it is given, which may be a wrapper of ``model``."""
     part_weights: Sequence[float] = (1.0,)
     weights: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
     """Weights from the detached global (sums, counts) of this step, in place of ``part_weights`` (GroupDRO)."""
+    fingerprint: str = ""
+    """Of the data: a checkpoint of other data is refused."""
     parameters: Sequence[nn.Parameter] | None = None
     """What to train; None for every parameter that requires a gradient."""
+    frozen: Sequence[nn.Module] = ()
+    """Modules of the model that stay in evaluation mode while the others train (BatchNorm whose statistics are kept)."""
     state: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """Tensors beside the model that change while training (GroupDRO's q, a moving average); kept in checkpoints and
     written in place on resume."""

@@ -47,7 +47,16 @@ EVENTS = [
     Training(
         "ffr × erm, seed 0",
         "pretrain",
-        Progress(task="pretrain", step=25, steps=300, loss=0.5, lr=1e-3, score=Score((0.75,))),
+        Progress(
+            task="pretrain",
+            step=25,
+            steps=300,
+            loss=0.5,
+            lr=1e-3,
+            images_per_second=1234.5,
+            eta_s=61.0,
+            score=Score((0.75,), {"val_n_worst": 12}),
+        ),
     ),
     Ended("pretrain", "val worst group 75.0%", reused=True),
 ]
@@ -94,6 +103,13 @@ def test_a_terminal_has_live_bars_for_each_group(width):
 def test_a_log_gets_a_line_now_and_then():
     text = shown([GENERATING] * 20, terminal=False)
     assert text.count("generated 78 of 150 images (12.5 images/s, 7 s to go, round 1, 2/5 shards, 2 workers, cost") == 1
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_training_tells_its_pace_and_how_many_images_a_score_rests_on(terminal):
+    training = next(event for event in EVENTS if isinstance(event, Training))
+    text = shown([training], terminal=terminal)
+    assert "loss 0.500, lr 1.0e-03, 1,234 images/s, 61 s to go, val worst group 75.0% (n=12)" in text
 
 
 def row(arm, worst, seed):

@@ -10,12 +10,12 @@ from small_sets import GROUPS, PNG, fresh_store, picture, small_set
 from ffr_dist.errors import DataError
 from ffr_dist.evaluate.audit import QUANTILES, AuditConfig, audit, flattened, nearest_distances, split_rows
 from ffr_dist.groups import Group, Groups
-from ffr_dist.models.classifier import ClassifierConfig
+from ffr_dist.models.architectures import SmallCNNConfig
 from ffr_dist.read.dataset import open_dataset
 from ffr_dist.shards.codec import encode
 from ffr_dist.shards.imported import write_imported
 
-QUICK = AuditConfig(steps=60, batch=32, lr=0.01, model=ClassifierConfig(width=8))
+QUICK = AuditConfig(steps=60, batch=32, lr=0.01, model=SmallCNNConfig(width=8))
 REAL = small_set(dict.fromkeys(GROUPS.names, 40), side=16)
 
 

@@ -38,6 +38,9 @@ class Colour(nn.Module):
 class Pixels:
     colours: torch.Tensor
 
+    def __len__(self):
+        return len(self.colours)
+
     def to(self, device):
         return Pixels(self.colours.to(device))
 
@@ -60,7 +63,7 @@ def tint_task(inputs):
         name="tint",
         model=Colour(),
         batches=Means(inputs.real["train"]),
-        counts=lambda batch: torch.tensor([len(batch.colours)]),
+        counts=lambda batch: torch.tensor([len(batch)]),
         loss=lambda model, batch: ((model() - batch.colours) ** 2).sum()[None],
     )
 

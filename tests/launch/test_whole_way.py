@@ -92,7 +92,7 @@ def test_fine_tuning_starts_from_the_whole_of_pretraining(finished):
 
 def test_no_checkpoint_of_a_finished_stage_is_left(finished):
     run, _ = finished
-    assert not [info.key for info in run.store.list("train") if "/fit-" in info.key]
+    assert not [info.key for info in run.store.list("train") if "COMPLETE" in info.key or "/state-" in info.key]
 
 
 def test_the_report_stands_alone(finished):

@@ -12,16 +12,18 @@ from ffr_dist.errors import ConfigError, DataError, InputError
 from ffr_dist.evaluate.score import count_correct
 from ffr_dist.groups import Group
 from ffr_dist.metrics import group_metrics
-from ffr_dist.models.classifier import ClassifierConfig, build_classifier
+from ffr_dist.models.architectures import SmallCNNConfig
+from ffr_dist.models.classifier import build_classifier
 from ffr_dist.read.batches import ImageBatches
 from ffr_dist.read.dataset import open_dataset
 from ffr_dist.shards.codec import encode
 from ffr_dist.shards.imported import write_imported
 from ffr_dist.train import FitConfig, Score, fit, learning_rate
+from ffr_dist.train.augment import AugmentConfig
 from ffr_dist.train.classify import classification_task, mean_task
 from ffr_dist.train.stage import Source, Stage
 
-SMALL = ClassifierConfig(width=8)
+SMALL = SmallCNNConfig(width=8)
 REAL = small_set({"land_land": 30, "land_sea": 3, "sea_land": 2, "sea_sea": 30})
 POOL = small_set(dict.fromkeys(GROUPS.names, 12), seed=9, split="pool")
 SETS = {"real": REAL, "synthetic": POOL}
@@ -172,12 +174,17 @@ def test_balancing_undoes_a_shortcut():
     for mitigation in ("erm", "resample"):
         model = build_classifier(SMALL, 2, 0)
         task = classification_task(
-            stage(Source(set="real"), mitigation=mitigation), model, {"real": real}, GROUPS, 0, augment="shift"
+            stage(Source(set="real"), mitigation=mitigation),
+            model,
+            {"real": real},
+            GROUPS,
+            0,
+            augment=AugmentConfig(shift=2),
         )
         fit(task, FitConfig(steps=60, lr=0.002))
         worst[mitigation] = group_metrics(count_correct(model, test)).worst_group
-    assert worst["erm"] < 0.2
-    assert worst["resample"] > 0.5
+    assert worst["erm"] < 0.4
+    assert worst["resample"] > 0.6
 
 
 def test_learning_rate():

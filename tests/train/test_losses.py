@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from ffr_dist.train.losses import GroupDRO, sample_losses, sums_by_group
+from ffr_dist.train.losses import GroupDRO, GroupDROConfig, sample_losses, sums_by_group
 
 
 class Reference:
@@ -37,7 +37,8 @@ class Reference:
 )
 def test_groupdro_follows_its_definition(batches, eta, adjustment):
     sizes = [100, 10, 5, 1]
-    ours, reference = GroupDRO(sizes, step_size=eta, adjustment=adjustment), Reference(sizes, eta, adjustment)
+    robust = GroupDROConfig(step_size=eta, adjustment=adjustment)
+    ours, reference = GroupDRO(sizes, robust), Reference(sizes, eta, adjustment)
     for batch in batches:
         losses = torch.tensor([loss for loss, _ in batch], dtype=torch.float64)
         groups = torch.tensor([group for _, group in batch])
@@ -73,9 +74,35 @@ def test_no_sample_still_reaches_every_parameter():
     assert all(not parameter.grad.any() for parameter in model.parameters())
 
 
+def test_no_sample_leaves_statistics_of_batches_alone():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 4), torch.nn.BatchNorm2d(4), torch.nn.Flatten())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    losses = sample_losses(model, torch.zeros(0, 3, 4, 4), torch.zeros(0, dtype=torch.long))
+    losses.sum().backward()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model[1].training
+    assert all(not parameter.grad.any() for parameter in model.parameters())
+
+
 def test_sample_losses_are_cross_entropies():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 4 * 4, 3))
     images, labels = torch.rand(5, 3, 4, 4), torch.tensor([0, 1, 2, 1, 0])
     mean = sample_losses(model, images, labels).mean()
     torch.testing.assert_close(mean, functional.cross_entropy(model(images), labels))
+
+
+def test_groupdro_is_the_one_of_spuco():
+    spuco = pytest.importorskip("spuco.robust_train.group_dro")
+    theirs = spuco.GroupWeightedLoss(torch.nn.CrossEntropyLoss(reduction="none"), 4, group_weight_lr=0.3)
+    ours = GroupDRO([1, 1, 1, 1], GroupDROConfig(step_size=0.3))
+    random = torch.Generator().manual_seed(0)
+    for _ in range(8):
+        logits = 3 * torch.randn(6, 2, generator=random)
+        labels, groups = (torch.randint(0, most, (6,), generator=random) for most in (2, 4))
+        losses = functional.cross_entropy(logits, labels, reduction="none")
+        sums, counts = sums_by_group(losses, groups, 4), groups.bincount(minlength=4)
+        q = ours.weights(sums.double(), counts.double())
+        loss = (q * sums / counts.clamp(min=1)).sum()
+        torch.testing.assert_close(loss.float(), theirs(logits, labels, groups))
+        torch.testing.assert_close(q.float(), theirs.group_weights)

@@ -1,4 +1,5 @@
-"""A training process dies by SIGKILL at a chosen write of a checkpoint; the next one goes on as if nothing had been."""
+"""A training process dies by SIGKILL, at a chosen write of a checkpoint or at any moment; the next goes on as if nothing
+had been."""
 
 from __future__ import annotations
 
@@ -6,14 +7,17 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import runs
-from runs import COUNTS, Checkpoints, train, train_to_files
+import torch
+from runs import COUNTS, Checkpoints, make_task, train, train_to_files
 from small_sets import fresh_store, write_set
 
-from ffr_dist.errors import BrokenError, ConflictError, StoppedError
-from ffr_dist.store import open_store
+from ffr_dist.errors import BrokenError, ConflictError, StoppedError, StoreError
+from ffr_dist.store import Store, open_store
+from ffr_dist.train import fit
 
 ENDINGS = (".safetensors", "COMPLETE")
 
@@ -43,8 +47,10 @@ def cases():
 
 @pytest.mark.parametrize(("mitigation", "ending", "number", "when"), list(cases()))
 def test_killed_within_a_checkpoint(data, undisturbed, tmp_path, mitigation, ending, number, when):
-    command = [sys.executable, runs.__file__, "killed", data, str(tmp_path), mitigation, ending, str(number), when]
-    assert subprocess.run(command, check=False).returncode == -9
+    assert (
+        subprocess.run(command("killed", data, tmp_path, mitigation, ending, str(number), when), check=False).returncode
+        == -9
+    )
     checkpoints = Checkpoints(open_store(str(tmp_path / "checkpoints")), "fit")
     latest = checkpoints.latest()
     whole = number if (ending, when) == ("COMPLETE", "after") else number - 1
@@ -53,6 +59,24 @@ def test_killed_within_a_checkpoint(data, undisturbed, tmp_path, mitigation, end
     assert (tmp_path / "weights").read_bytes() == (undisturbed[mitigation] / "weights").read_bytes()
     histories = [json.loads((out / "history").read_text()) for out in (tmp_path, undisturbed[mitigation])]
     assert histories[0] == histories[1]
+
+
+def command(how, data, out, *arguments):
+    return [sys.executable, runs.__file__, how, data, str(out), *arguments]
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment(data, tmp_path):
+    """Twenty times, on a store that takes its time, so that many moments lie within an upload."""
+    subprocess.run(command("any moment", data, tmp_path, "20"), check=True)
+    seen = json.loads((tmp_path / "seen").read_text())
+    assert seen["killed"] == 20
+    assert seen["within an upload"] >= 1
+    train_to_files(data, tmp_path, "erm", fresh_store(), runs.LONG)
+    for run in range(seen["whole"]):
+        for name in ("weights", "history"):
+            assert (tmp_path / f"{name}-{run}").read_bytes() == (tmp_path / name).read_bytes()
+    assert seen["whole"] >= 1
 
 
 def test_a_finished_run_is_not_trained_again(data):
@@ -109,21 +133,79 @@ def test_a_marker_cannot_lead_out_of_its_folder(checkpoints):
         checkpoints.latest()
 
 
-@pytest.mark.parametrize("change", [{"steps": 30}, {"lr": 0.5}, {"seed": 1}])
-def test_a_checkpoint_of_other_settings_is_refused(data, checkpoints, change):
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"steps": 30}, "steps was 20, and is 30"),
+        ({"lr": 0.5}, "lr was 0.01, and is 0.5"),
+        ({"seed": 1}, "seed was 0, and is 1"),
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_refused(data, checkpoints, change, told):
     config = runs.RESUMED.model_copy(update=change)
-    with pytest.raises(ConflictError, match="other settings"):
+    with pytest.raises(ConflictError, match=rf"another run than this one of train: {told}\. Delete it"):
         train(open_store(data), "erm", config, checkpoints=checkpoints)
 
 
-def test_a_checkpoint_of_another_loss_is_refused(data, checkpoints):
-    with pytest.raises(ConflictError, match="another task"):
-        train(open_store(data), "groupdro", runs.RESUMED, checkpoints=checkpoints)
+def another_head(task):
+    task.model.head = torch.nn.Linear(task.model.head.in_features, 3)
+    return task
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda task: replace(task, name="finetune"), "it is of the task train"),
+        (lambda task: replace(task, fingerprint="0123456789abcdef"), "its data are others .*here 0123456789ab"),
+        (another_head, r"its model has head\.\w+ of shape \(2"),
+        (lambda task: replace(task, state={"q": torch.ones(4)}), "its state is another one .lacks q"),
+    ],
+)
+def test_a_checkpoint_of_another_task_data_or_model_is_refused(data, checkpoints, change, told):
+    task = change(make_task(open_store(data), "erm", batch=11, double=False))
+    with pytest.raises(ConflictError, match=told):
+        fit(task, runs.RESUMED, checkpoints=checkpoints)
+
+
+def test_a_marker_that_does_not_say_of_what_it_is_is_refused(data):
+    checkpoints = Checkpoints(fresh_store(), "fit")
+    checkpoints.save(3, {"model.weight": torch.ones(1)}, {"identity": "a digest"})
+    with pytest.raises(ConflictError, match="does not say of what it is"):
+        train(open_store(data), "erm", runs.RESUMED, checkpoints=checkpoints)
 
 
 def test_a_loss_that_is_not_a_number_stops_and_leaves_no_such_checkpoint(data):
     checkpoints = Checkpoints(fresh_store(), "fit")
     config = runs.RESUMED.model_copy(update={"lr": 1e30, "log_every": 100, "warmup_steps": 0})
-    with pytest.raises(StoppedError, match=r"loss is nan .* lower the learning rate"):
+    with pytest.raises(StoppedError, match=r"loss is nan after step 3; lower the learning rate \(now 9.*e\+29"):
         train(open_store(data), "erm", config, checkpoints=checkpoints)
     assert checkpoints.latest() is None
+
+
+def test_what_a_crash_left_of_older_checkpoints_goes_with_them():
+    checkpoints = Checkpoints(fresh_store(), "fit")
+    checkpoints.store.put("fit/00000002/state-000000000000.safetensors", b"half")
+    checkpoints.store.put("fit/log.jsonl", b"")
+    for step in (3, 6, 9):
+        checkpoints.save(step, {"x": torch.full((2,), float(step))}, {})
+    assert {info.key.split("/")[1] for info in checkpoints.store.list("fit")} == {"00000006", "00000009", "log.jsonl"}
+    checkpoints.drop()
+    assert [info.key for info in checkpoints.store.list("fit")] == ["fit/log.jsonl"]
+
+
+class Refusing(Store):
+    """A store that takes no tensors."""
+
+    def __init__(self):
+        inner = fresh_store()
+        super().__init__(inner.url, inner._backend, inner._writer)
+
+    def put(self, key, body):
+        if key.endswith(".safetensors"):
+            raise StoreError("no tensors here")
+        super().put(key, body)
+
+
+def test_a_checkpoint_that_cannot_be_written_stops_the_run(data):
+    with pytest.raises(StoreError, match="no tensors here"):
+        train(open_store(data), "erm", runs.RESUMED, checkpoints=Checkpoints(Refusing(), "fit"))

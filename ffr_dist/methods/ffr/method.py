@@ -17,7 +17,7 @@ from ffr_dist.models.sampler import Sampler
 from ffr_dist.quota import Exact, Request
 from ffr_dist.seeds import draw_seed
 from ffr_dist.store import Store
-from ffr_dist.train.stage import Mitigation, Source, Stage, TrainConfig
+from ffr_dist.train.stage import AnyStage, HeadStage, Mitigation, Source, Stage, TrainConfig
 
 _COUNTS: Mapping[str, Callable[[Mapping[str, int]], dict[str, int]]] = {
     "none": lambda real: dict.fromkeys(real, 0),
@@ -110,7 +110,19 @@ class FFR:
     def sampler(self, inputs: Inputs, device: str) -> Sampler:  # noqa: ARG002 - it makes images from text alone
         return DiffusersSampler(self.config.generator, seed=self.seed, size=self.size, device=device)
 
-    def train(self, arm: str, mitigation: Mitigation, real: Mapping[str, int]) -> tuple[Stage, ...]:
+    def train(self, arm: str, mitigation: Mitigation, real: Mapping[str, int]) -> tuple[AnyStage, ...]:
+        if arm == "group_balanced" and mitigation != "erm":
+            raise ConfigError(
+                f"arm group_balanced draws every (group, source) equally often, which is its mitigation: it cannot have "
+                f"{mitigation!r} too; leave 'mitigation' out"
+            )
+        if mitigation == "dfr":
+            learned = self._learned(arm, "erm", real)
+            return (*learned, HeadStage(sources=learned[-1].sources))
+        return self._learned(arm, mitigation, real)
+
+    def _learned(self, arm: str, mitigation: Mitigation, real: Mapping[str, int]) -> tuple[Stage, ...]:
+        """The stages that take steps."""
         counts = self.arm_counts(arm, real)
         everything_real = Source(set="real")
         synthetic = Source(set="synthetic", counts=counts)

@@ -1,0 +1,238 @@
+"""Cells of the comparison: which stages they train, what a stage leaves, and what is refused."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from small_run import make_run, recipe_text
+from small_sets import fresh_store, write_set
+
+from ffr_dist.errors import BrokenError, DataError, InputError, StoreError
+from ffr_dist.groups import Group, Groups
+from ffr_dist.launch.cells import score_cell, train_cell
+from ffr_dist.launch.context import import_real
+from ffr_dist.launch.events import Began, Ended, Warned
+from ffr_dist.launch.pool import make_pool
+from ffr_dist.launch.publish import write_report, write_rows
+from ffr_dist.launch.sets import open_cell_data
+from ffr_dist.models.classifier import load_weights
+from ffr_dist.recipe import CellConfig
+
+
+@pytest.fixture(scope="module")
+def made(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("cells")
+    run = make_run(recipe_text(data), str(out))
+    make_pool(run, inline=True)
+    return run, open_cell_data(run, import_real(run, 0))
+
+
+def cell(arm, mitigation="erm"):
+    return CellConfig(arm=arm, mitigation=mitigation)
+
+
+def variant(made, data, **replaced):
+    """The same output, by a recipe that trains otherwise."""
+    run, sets = made
+    told = []
+    return make_run(recipe_text(data, **replaced), run.store.url.removeprefix("file://"), tell=told.append), sets, told
+
+
+def test_dfr_is_a_stage_after_those_of_erm(made, data):
+    run, sets, told = variant(made, data)
+    before = train_cell(run, cell("ffr"), 0, sets)
+    told.clear()
+    trained = train_cell(run, cell("ffr", "dfr"), 0, sets)
+    assert trained[:2] == before
+    assert [event.what.partition(":")[0] for event in told if isinstance(event, Began)] == ["dfr"]
+    stage = json.loads(run.store.get(f"{trained[2].folder}/stage.json"))
+    assert stage["identity"]["init"] == before[1].sha256
+    assert stage["chosen"]["strength"] in stage["identity"]["stage"]["strengths"]
+    assert stage["chosen"]["val_is"] == "the half that the fit of this score has not seen"
+    assert 0 <= stage["chosen"]["val_worst_group"] <= 1
+    first, second = (load_weights(run.store.get(one.weights)) for one in trained[1:])
+    assert {name for name, value in first.items() if not value.equal(second[name])} == {"head.weight", "head.bias"}
+    assert set(second) - set(first) == {"head.mean", "head.scale"}
+
+    rows = [
+        score_cell(run, cell(*names), 0, sets, train_cell(run, cell(*names), 0, sets))
+        for names in [("none",), ("ffr", "dfr")]
+    ]
+    assert rows[1]["stages"] == [one.folder for one in trained]
+    assert score_cell(run, cell("ffr", "dfr"), 0, sets, trained) == rows[1]  # read back, not counted again
+    write_rows(run.store, rows)
+    write_report(run)
+    assert "ffr × dfr" in run.store.get("report.html").decode()
+
+
+def test_a_stage_that_is_done_is_found(made, data):
+    run, sets, told = variant(made, data)
+    trained = train_cell(run, cell("none", "reweight"), 0, sets)
+    told.clear()
+    assert train_cell(run, cell("none", "reweight"), 0, sets) == trained
+    assert [event.reused for event in told if isinstance(event, Ended)] == [True]
+
+
+def test_a_finished_fit_leaves_its_log_and_no_checkpoint(made, data):
+    run, sets, _ = variant(made, data)
+    (trained,) = train_cell(run, cell("none", "subsample"), 0, sets)
+    left = {info.key.removeprefix(f"{trained.folder}/fit-0/") for info in run.store.list(f"{trained.folder}/fit-0")}
+    assert "log.jsonl" in left
+    assert not [name for name in left if name.startswith("0000")]
+
+
+def test_until_names_the_last_stage_to_train(made, data):
+    run, sets, _ = variant(made, data)
+    assert len(train_cell(run, cell("ffr", "dfr"), 0, sets, until="pretrain")) == 1
+    assert len(train_cell(run, cell("ffr", "dfr"), 0, sets, until="finetune")) == 2
+    with pytest.raises(InputError, match="arm none has no stage 'finetune'; it has train"):
+        train_cell(run, cell("none"), 0, sets, until="finetune")
+
+
+def test_the_head_alone_is_tuned_on_real_images(made, data):
+    run, sets, _ = variant(made, data, head=("  batch: 16", "  batch: 16\n  finetune_trainable: head"))
+    trained = train_cell(run, cell("ffr"), 0, sets)
+    first, second = (load_weights(run.store.get(one.weights)) for one in trained)
+    assert {name for name, value in first.items() if not value.equal(second[name])} == {"head.weight", "head.bias"}
+
+
+def test_weights_that_were_changed_afterwards_are_refused(made, data):
+    run, sets, _ = variant(made, data, lrs=("lrs: [0.002]", "lrs: [0.003]"))
+    (trained,) = train_cell(run, cell("none"), 0, sets)
+    body = bytearray(run.store.get(trained.weights))
+    body[-1] ^= 1
+    run.store.put(trained.weights, bytes(body))
+    with pytest.raises(BrokenError, match=r"weights-.*sha256 differs"):
+        score_cell(run, cell("none"), 0, sets, [trained])
+
+
+def test_a_stage_that_tells_nothing_is_refused(made, data):
+    run, sets, _ = variant(made, data, lrs=("lrs: [0.002]", "lrs: [0.004]"))
+    (trained,) = train_cell(run, cell("none"), 0, sets)
+    for body in (b"{", b'{"folder": 1}'):
+        run.store.put(f"{trained.folder}/stage.json", body)
+        with pytest.raises(BrokenError, match=r"stage\.json does not tell .* delete train/"):
+            train_cell(run, cell("none"), 0, sets)
+
+
+def test_a_split_with_labels_outside_the_classes_is_refused(made):
+    run, _ = made
+    stores = import_real(run, 0)
+    groups = Groups.of([*run.study.groups, Group("other_temple", 2, 0)])
+    odd = fresh_store()
+    write_set(odd, dict.fromkeys(groups.names, 2), groups=groups, side=32, split="val")
+    with pytest.raises(DataError, match=r"val split has labels .* 2 classes .* group other_temple \(2\)"):
+        open_cell_data(run, {**stores, "val": odd})
+
+
+def test_broken_images_are_passed_over_where_the_recipe_allows_it_and_told(made, data):
+    run, _, told = variant(
+        made, data, read=("audit: ", "read: {skip_broken: 3}\naudit: "), lrs=("lrs: [0.002]", "lrs: [0.006]")
+    )
+    train = fresh_store()
+    write_set(train, dict.fromkeys(run.study.groups.names, 6), groups=run.study.groups, side=32)
+    stores = {**import_real(run, 0), "train": train}
+    whole = open_cell_data(run, stores).sets["real"].whole
+    key, start = whole.shards[0].key, int(whole.columns.offset[3])
+    body = bytearray(train.get(key))
+    body[start : start + 100] = bytes(100)
+    train.put(key, bytes(body))
+    told.clear()
+    with pytest.warns(UserWarning, match="stands for it"):
+        (trained,) = train_cell(run, cell("none"), 0, open_cell_data(run, stores))
+    assert trained.chosen["skipped"] == 1
+    (warned,) = [event.message for event in told if isinstance(event, Warned)]
+    assert "saw 1 broken images and took others of their groups" in warned
+    assert "00000003" in warned
+    strict, _, _ = variant(made, data, lrs=("lrs: [0.002]", "lrs: [0.007]"))
+    with pytest.raises(BrokenError, match="00000003"):
+        train_cell(strict, cell("none"), 0, open_cell_data(strict, stores))
+
+
+def test_dfr_needs_a_validation_set_with_groups(made, data):
+    run, sets, _ = variant(made, data)
+    odd = fresh_store()
+    unknown = Groups.of([Group("low", 0, -1), Group("high", 1, -1)])
+    write_set(odd, dict.fromkeys(unknown.names, 6), groups=unknown, side=32, split="val")
+    val = open_cell_data(run, {**import_real(run, 0), "val": odd}).val
+    with pytest.raises(DataError, match="nobody knows the bias"):
+        train_cell(run, cell("none", "dfr"), 0, replace(sets, val=val))
+
+
+RESNET = ("  batch: 16", "  batch: 16\n  model: {kind: resnet, depth: 18, width: 8}")
+
+
+def copied(run, folder, to):
+    for info in run.store.list(folder):
+        (to / info.key.rpartition("/")[2]).write_bytes(run.store.get(info.key))
+
+
+def test_a_first_stage_starts_from_the_weights_of_a_folder_head_included(made, data, tmp_path):
+    run, sets, _ = variant(made, data, model=RESNET)
+    (fresh,) = train_cell(run, cell("none"), 0, sets)
+    copied(run, f"{fresh.folder}/model", tmp_path)
+    weights = ("  batch: 16", f"  batch: 16\n  model: {{kind: resnet, weights: {tmp_path}}}")
+    run, sets, _ = variant(made, data, model=weights)
+    (trained,) = train_cell(run, cell("none"), 0, sets)
+    start = next(row for row in trained.history if "score" in row)
+    assert start["step"] == 0
+    assert start["score"] == [fresh.chosen["val_worst_group"], fresh.chosen["val_group_mean"]]
+    assert fresh.identity["model_sha256"] is None
+    assert len(trained.identity["model_sha256"]) == 64
+
+
+def test_a_cell_leaves_a_model_for_others_and_its_test_numbers_come_with_scoring(made, data, tmp_path):
+    import numpy as np
+    import torch
+    from transformers import AutoModelForImageClassification
+
+    run, sets, _ = variant(made, data, model=RESNET)
+    (trained,) = stages = train_cell(run, cell("none"), 0, sets)
+    folder = f"{trained.folder}/model"
+    card = run.store.get(f"{folder}/README.md").decode()
+    assert "small, none × erm, seed 0" in card
+    assert "not been counted on test samples" in card
+    assert f"`{sets.sets['real'].fingerprint}`" in card
+    row = score_cell(run, cell("none"), 0, sets, stages)
+    card = run.store.get(f"{folder}/README.md").decode()
+    assert f"| {row['worst_group']:.4f} | {row['n_worst']} |" in card
+    copied(run, folder, tmp_path)
+    model = AutoModelForImageClassification.from_pretrained(tmp_path, local_files_only=True).eval()
+    assert model.config.id2label == {0: "low", 1: "high"}
+    images = torch.from_numpy(sets.test.pixels(np.arange(len(sets.test)))).permute(0, 3, 1, 2) / 255
+    mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    with torch.inference_mode():
+        found = model(pixel_values=(images - mean) / std).logits.argmax(1).numpy()
+    counted = sum(group["correct"] for group in row["groups"].values())
+    assert (found == sets.test.labels).sum() == counted
+
+
+def test_a_cell_that_fails_at_any_write_comes_to_the_same_end(made, data, tmp_path):
+    """Attempt n loses its n-th write, and its process with it; the next one goes on."""
+    run, sets, _ = variant(made, data)
+    expected = train_cell(run, cell("ffr", "dfr"), 0, sets)
+    shutil.copytree(run.store.url.removeprefix("file://"), tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "train")
+    for attempt in itertools.count(1):
+        again = make_run(recipe_text(data), str(tmp_path / "out"))
+        left = itertools.count(attempt, -1)
+
+        def put(key, body, write=again.store.put, left=left):
+            if next(left) == 1:
+                raise StoreError(f"{key} is lost")
+            write(key, body)
+
+        again.store.put = put
+        try:
+            trained = train_cell(again, cell("ffr", "dfr"), 0, open_cell_data(again, import_real(again, 0)))
+            break
+        except StoreError:
+            continue
+    assert attempt > 5
+    assert [one.sha256 for one in trained] == [one.sha256 for one in expected]
+    assert [one.chosen for one in trained] == [one.chosen for one in expected]
+    assert again.store.exists(f"{trained[-1].folder}/model/README.md")
