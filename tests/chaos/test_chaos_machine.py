@@ -119,7 +119,7 @@ def test_samplers_that_raise_hang_and_die(scenario, tmp_path):
     once += [("die", "high_temple", 50), ("die", "low_temple", 70)]
     faults = [(*fault, str(tmp_path / f"once-{number}")) for number, fault in enumerate(once)]
     one = scenario(Noise(each=90, delay_s=0.1, quick=True, faults=(*faults, ("raise", "high_temple", 20, ""))))
-    one.until_done(most=3, within_s=400)
+    one.until_done(most=3, within_s=800)
     one.counts.update(fault[0] for fault in faults if Path(fault[3]).exists())
     one.counts["raise always"] += 1
     assert sum(one.counts.values()) == len(faults) + 1
