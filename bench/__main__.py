@@ -29,8 +29,9 @@ def show(found: list[Line | Row]) -> None:
     """Tables for people, then a JSON object a line for programs."""
     lines = [one for one in found if isinstance(one, Line)]
     rows = [one for one in found if isinstance(one, Row)]
-    width = max(len(line.name) for line in lines)
-    print(f"{'':{width}}  {'ours':>10}  {'peer':>10}  {'ratio':>6}  {'goal':>6}")
+    width = max((len(line.name) for line in lines), default=0)
+    if lines:
+        print(f"{'':{width}}  {'ours':>10}  {'peer':>10}  {'ratio':>6}  {'goal':>6}")
     for line in lines:
         numbers = f"{line.ours:10,.0f}  {line.peer:10,.0f}  {line.ratio:6.2f}  {line.goal:6.2f}"
         print(f"{line.name:{width}}  {numbers}  {line.unit}")

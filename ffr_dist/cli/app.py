@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ffr_dist.cli.curate import register
+from ffr_dist.cli import curate, data
 from ffr_dist.errors import FFRError, InputError
 
 app = typer.Typer(
@@ -32,7 +32,9 @@ OutOption = Annotated[str | None, typer.Option("--out", help="Where to write; th
 OutputArg = Annotated[str, typer.Argument(help="The output of a run.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 ArmOption = Annotated[str, typer.Option(help="How the synthetic images are used: none, usb, asb, ffr, …")]
-MitigationOption = Annotated[str, typer.Option(help="erm, resample or groupdro.")]
+MitigationOption = Annotated[
+    str, typer.Option(help="erm, reweight_label, reweight, resample, subsample, groupdro or dfr.")
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of the cell.")]
 
 
@@ -46,7 +48,8 @@ def main() -> None:
     except FFRError as error:
         from ffr_dist.launch.watch.redact import redact
 
-        sys.stderr.write(f"ffr: {redact(str(error))}\n")
+        rank = os.environ.get("RANK", "0")
+        sys.stderr.write(f"ffr{'' if rank == '0' else f' (process {rank})'}: {redact(str(error))}\n")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         command = shlex.join(["ffr", *sys.argv[1:]])
@@ -167,7 +170,8 @@ def generate(
     )
 
 
-register(app)
+curate.register(app)
+data.register(app)
 
 
 @app.command()
@@ -234,40 +238,28 @@ def verify(out: OutputArg, as_json: JsonOption = False) -> None:
         sys.exit(4)
 
 
-@app.command()
-def pretrain(
-    recipe: RecipeArg,
-    out: OutOption = None,
-    arm: ArmOption = "ffr",
-    mitigation: MitigationOption = "erm",
-    seed: SeedOption = 0,
-) -> None:
-    """Train the first stage of one cell."""
-    _cell("pretrain", recipe, out, arm, mitigation, seed)
+_CELL_VERBS = {
+    "pretrain": "Train the first stage of one cell.",
+    "finetune": "Train one cell to the end of its second stage.",
+    "train": "Train all stages of one cell. Under 'accelerate launch' it is jobs/train.py.",
+    "evaluate": "Score one cell on test per group (training what is not trained yet) and enter it into results.json.",
+}
 
 
-@app.command()
-def finetune(
-    recipe: RecipeArg,
-    out: OutOption = None,
-    arm: ArmOption = "ffr",
-    mitigation: MitigationOption = "erm",
-    seed: SeedOption = 0,
-) -> None:
-    """Train all stages of one cell."""
-    _cell("finetune", recipe, out, arm, mitigation, seed)
+def _add_cell_verb(name: str, told: str) -> None:
+    @app.command(name, help=told)
+    def verb(
+        recipe: RecipeArg,
+        out: OutOption = None,
+        arm: ArmOption = "ffr",
+        mitigation: MitigationOption = "erm",
+        seed: SeedOption = 0,
+    ) -> None:
+        _cell(name, recipe, out, arm, mitigation, seed)
 
 
-@app.command()
-def evaluate(
-    recipe: RecipeArg,
-    out: OutOption = None,
-    arm: ArmOption = "ffr",
-    mitigation: MitigationOption = "erm",
-    seed: SeedOption = 0,
-) -> None:
-    """Score one cell on test per group (training what is not trained yet) and enter it into results.json."""
-    _cell("evaluate", recipe, out, arm, mitigation, seed)
+for _name, _told in _CELL_VERBS.items():
+    _add_cell_verb(_name, _told)
 
 
 @app.command()
@@ -322,23 +314,35 @@ def _whole_way(recipe: str, out: str | None) -> None:
 
 
 def _cell(verb: str, recipe: str, out: str | None, arm: str, mitigation: str, seed: int) -> None:
-    from ffr_dist.cli.show import results_table
     from ffr_dist.config import from_data
-    from ffr_dist.launch.cells import open_cell_data, score_cell, train_cell
-    from ffr_dist.launch.context import import_real
-    from ffr_dist.launch.publish import add_row
+    from ffr_dist.launch.context import load_study
     from ffr_dist.recipe import CellConfig
+    from ffr_dist.train.world import ElsewhereError, leave
 
     cell = from_data(CellConfig, {"arm": arm, "mitigation": mitigation}, "--arm and --mitigation")
+    try:
+        _train(verb, load_study(recipe), cell, seed, out, _command(verb, recipe, out))
+    except ElsewhereError:
+        return  # The main process tells why, and its exit code is that of all: an earlier one would have it killed.
+    leave()
+
+
+def _train(verb: str, study: Any, cell: Any, seed: int, out: str | None, command: str) -> None:
+    from ffr_dist.cli.show import results_table
+    from ffr_dist.launch.cells import begin_cell, score_cell, train_cell
+    from ffr_dist.launch.publish import add_row
+    from ffr_dist.train.world import world
+
     row: dict[str, Any] | None = None
     with _shown() as show:
-        started = _start(verb, recipe, out, show)
-        data = open_cell_data(started, import_real(started, seed))
-        trained = train_cell(started, cell, seed, data, until="pretrain" if verb == "pretrain" else None)
+        started, data = begin_cell(study, seed, out=out, command=command, tell=show)
+        trained = train_cell(started, cell, seed, data, until=verb if verb in {"pretrain", "finetune"} else None)
         if verb == "evaluate":
             row = score_cell(started, cell, seed, data, trained)
-            add_row(started.store, row)
+    if not world().is_main:
+        return
     if row is not None:
+        add_row(started.store, row)
         results_table(_console(), [row])
     else:
         _console().print(f"weights: {started.store.url}/{trained[-1].weights}", highlight=False)
@@ -347,9 +351,11 @@ def _cell(verb: str, recipe: str, out: str | None, arm: str, mitigation: str, se
 def _start(verb: str, recipe: str, out: str | None, show: Any, flags: str = "") -> Any:
     from ffr_dist.launch.context import load_study, start_run
 
-    study = load_study(recipe)
-    command = f"ffr {verb} {shlex.quote(recipe)}" + ("" if out is None else f" --out {shlex.quote(out)}") + flags
-    return start_run(study, out=out, command=command, tell=show)
+    return start_run(load_study(recipe), out=out, command=_command(verb, recipe, out) + flags, tell=show)
+
+
+def _command(verb: str, recipe: str, out: str | None) -> str:
+    return f"ffr {verb} {shlex.quote(recipe)}" + ("" if out is None else f" --out {shlex.quote(out)}")
 
 
 def _existing(out: str) -> Any:

@@ -95,16 +95,16 @@ class Scan:
             before = self.store.head(self.key)
         except MissingError as error:
             raise DataError(f"{self.where} is not there; check the URL") from error
-        tar = ObjectStream(self.store, self.key, before.size)
+        digest = hashlib.sha256()
+        tar = ObjectStream(self.store, self.key, before.size, digest.update)
         try:
             for members in _samples(entries(tar, self.where, self._most), self.where):
                 self._add(members)
-            sha256 = tar.sha256()
         finally:
             tar.close()
         if self.store.head(self.key) != before:
             raise DataError(f"{self.where} changed while it was read; index it when nobody writes to it")
-        return sha256, before.size
+        return digest.hexdigest(), before.size
 
     def _most(self, name: str) -> int | None:
         kind = _key_and_kind(name)[1]
@@ -174,60 +174,76 @@ def index_tars(store: Store, patterns: Sequence[str], fields: Fields, groups: Gr
         return scan, ShardRef(key, sha256, size, len(scan.images))
 
     out = io.BytesIO()
-    digest_rows: list[pa.Table] = []
-    shards: list[ShardRef] = []
-    counts: Counter[Group] = Counter()
-    without_image: Counter[str] = Counter()
-    sizes: set[tuple[int, int]] = set()
+    tars = _Set(base, groups)
     with IndexWriter(out) as index:
         for scan, shard in in_order(read, keys, _AT_ONCE):
-            cells = [_group(groups, image, base) for image in scan.images]
-            names = [cell.name for cell in cells]
-            index.add(
-                index_rows(
-                    shard=len(shards),
-                    offsets=[image.offset for image in scan.images],
-                    sizes=[image.size for image in scan.images],
-                    keys=[image.key for image in scan.images],
-                    group_names=names,
-                    groups=Groups.of(dict.fromkeys(cells)),
-                    source="real",
-                )
-            )
-            columns = {"key": [image.key for image in scan.images], "group": names}
-            hashes = [image.sha256 for image in scan.images]
-            digest_rows.append(pa.Table.from_pydict({**columns, "sha256": hashes}, schema=DIGEST_ROWS))
-            counts.update(cells)
-            without_image += scan.without_image
-            sizes |= {(image.width, image.height) for image in scan.images}
-            shards.append(shard)
-    declared = groups or Groups.of(sorted(counts, key=lambda group: (group.label, group.bias)))
-    if len(declared) > _MOST_GROUPS:
-        raise DataError(
-            f"the tars hold {len(declared):,} groups where {_MOST_GROUPS:,} are allowed; check --label and --bias"
-        )
+            index.add(tars.add(scan, shard))
     body = out.getvalue()
     sha256 = hashlib.sha256(body).hexdigest()
     ref = ObjectRef(layout.index_key(0, sha256), sha256, len(body))
     store.put(ref.key, body)
     confirm(store, ref)
-    manifest = Manifest(
-        revision=0,
-        kind="foreign",
-        images=sum(counts.values()),
-        groups={group.name: counts[group] for group in declared},
-        group_list=declared.items,
-        shards=tuple(shards),
-        index=ref,
-        codec=None,
-        size=next(iter(sizes))[0] if len(sizes) == 1 and len(set(*sizes)) == 1 else None,
-        manifest_sha256=manifest_digest(pa.concat_tables(digest_rows)),
-        environments=(),
-        abandoned=(),
-        detail={**detail, "without_image": dict(without_image)},
-        base=base,
-    )
-    return publish_manifest(store, manifest)
+    return publish_manifest(store, tars.manifest(ref, detail))
+
+
+@dataclass(slots=True)
+class _Set:
+    """What is known of the tars that were read."""
+
+    base: str
+    declared: Groups | None
+    shards: list[ShardRef] = field(default_factory=list)
+    counts: Counter[Group] = field(default_factory=Counter)
+    without_image: Counter[str] = field(default_factory=Counter)
+    sizes: set[tuple[int, int]] = field(default_factory=set)
+    digest_rows: list[pa.Table] = field(default_factory=list)
+
+    def add(self, scan: Scan, shard: ShardRef) -> pa.Table:
+        """One more tar; its rows of the index."""
+        images = scan.images
+        cells = [_group(self.declared, image, self.base) for image in images]
+        keys, names = [image.key for image in images], [cell.name for cell in cells]
+        rows = index_rows(
+            shard=len(self.shards),
+            offsets=[image.offset for image in images],
+            sizes=[image.size for image in images],
+            keys=keys,
+            group_names=names,
+            groups=Groups.of(dict.fromkeys(cells)),
+            source="real",
+        )
+        columns = {"key": keys, "group": names, "sha256": [image.sha256 for image in images]}
+        self.digest_rows.append(pa.Table.from_pydict(columns, schema=DIGEST_ROWS))
+        self.shards.append(shard)
+        self.counts.update(cells)
+        if len(self.counts) > _MOST_GROUPS:
+            raise DataError(
+                f"{scan.where}: with it there are more than {_MOST_GROUPS:,} groups; check --label and --bias"
+            )
+        self.without_image += scan.without_image
+        if len(self.sizes) < 2:
+            self.sizes |= {(image.width, image.height) for image in images}
+        return rows
+
+    def manifest(self, index: ObjectRef, detail: Mapping[str, Any]) -> Manifest:
+        groups = self.declared or Groups.of(sorted(self.counts, key=lambda group: (group.label, group.bias)))
+        (width, height), *others = self.sizes
+        return Manifest(
+            revision=0,
+            kind="foreign",
+            images=sum(self.counts.values()),
+            groups={group.name: self.counts[group] for group in groups},
+            group_list=groups.items,
+            shards=tuple(self.shards),
+            index=index,
+            codec=None,
+            size=width if width == height and not others else None,
+            manifest_sha256=manifest_digest(pa.concat_tables(self.digest_rows)),
+            environments=(),
+            abandoned=(),
+            detail={**detail, "without_image": dict(self.without_image)},
+            base=self.base,
+        )
 
 
 def find_tars(patterns: Sequence[str]) -> tuple[str, list[str]]:
@@ -328,7 +344,8 @@ def _refuse_other(
 def _samples(members: Iterator[Entry], where: str) -> Iterator[dict[str, Entry]]:
     """Neighbours of one key, by kind. Names without a key or a kind belong to no sample, as with other readers."""
     seen: set[str] = set()
-    current, sample = "", {}
+    current = ""
+    sample: dict[str, Entry] = {}
     for member in members:
         key, kind = _key_and_kind(member.name)
         if not key or not kind:

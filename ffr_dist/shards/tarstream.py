@@ -7,7 +7,6 @@ are understood. What is in memory at a time is a few chunks and the members that
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, NoReturn
 
@@ -38,10 +37,10 @@ _FILES = (b"0", b"\0", b"7")
 class ObjectStream:
     """An object's bytes from first to last, as a file that can only be read; a few chunks are fetched ahead.
 
-    Length and sha256 are of what was read.
+    ``seen`` is given every byte, in order.
     """
 
-    def __init__(self, store: Store, key: str, size: int) -> None:
+    def __init__(self, store: Store, key: str, size: int, seen: Callable[[bytes], object] | None = None) -> None:
         def chunk(start: int) -> bytes:
             return store.get_ranges(key, [start], [min(_CHUNK, size - start)])[0]
 
@@ -49,7 +48,7 @@ class ObjectStream:
         self.position = 0
         self._chunks = in_order(chunk, range(0, size, _CHUNK), _AHEAD)
         self._left = memoryview(b"")
-        self._digest = hashlib.sha256()
+        self._seen = seen
 
     def read(self, size: int = -1) -> bytes:
         """That many bytes, or fewer at the end; all that are left if ``size`` is negative."""
@@ -69,17 +68,13 @@ class ObjectStream:
             self.position += step
             size -= step
 
-    def sha256(self) -> str:
-        """Of the whole object: what nobody has read is read now."""
-        self.skip(self.size)
-        return self._digest.hexdigest()
-
     def close(self) -> None:
         self._chunks.close()
 
     def _fill(self) -> bool:
         chunk = next(self._chunks, b"")
-        self._digest.update(chunk)
+        if self._seen is not None:
+            self._seen(chunk)
         self._left = memoryview(chunk)
         return bool(chunk)
 

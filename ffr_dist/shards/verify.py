@@ -209,7 +209,7 @@ def _read_foreign(store: Store, manifest: Manifest, ref: ShardRef) -> _Shard:
         scan = Scan(shards_of(store, manifest), ref.key, fields)
         sha256, size = scan.read()
         if (sha256, size) != (ref.sha256, ref.bytes):
-            problems.append(f"{scan.where} is not the tar that was indexed; index it anew")
+            problems.append(f"{scan.where} is not the tar that was indexed; index it anew, into another folder")
     except FFRError as error:
         problems.append(str(error))
     if scan is None:
@@ -219,8 +219,8 @@ def _read_foreign(store: Store, manifest: Manifest, ref: ShardRef) -> _Shard:
     images = []
     for found in scan.images:
         group = manifest.declared.of_cell(found.label, found.bias)
-        note = {"key": found.key, "group": group.name if group else None, "source": "real"}
-        note |= {"label": found.label, "bias": found.bias}
+        name = group.name if group else None
+        note = {"key": found.key, "group": name, "label": found.label, "bias": found.bias, "source": "real"}
         images.append(_Image(found.key, found.sha256, found.offset, found.size, note))
     return _Shard(ref, found=True, images=images, problems=problems)
 

@@ -196,6 +196,43 @@ def test_one_cell_is_scored_and_entered(ffr, finished):
     assert ffr("report", recipe, "--out", out)[0] == 0
 
 
+def test_train_ends_with_all_stages_of_a_cell_and_scores_none(ffr, finished):
+    out, recipe = finished
+    before = (out / "results.json").read_bytes()
+    code, told, _ = ffr("train", recipe, "--out", out, "--arm", "ffr", "--mitigation", "dfr")
+    assert code == 0, told
+    assert "pretrain: ffr × dfr, seed 0: " in told
+    assert "✓ dfr: ffr × dfr, seed 0: val worst group " in told
+    folder = out / re.search(r"weights: .*/(train/\w+)/weights-", told)[1]
+    assert json.loads((folder / "stage.json").read_text())["identity"]["stage"]["name"] == "dfr"
+    assert (folder / "model" / "README.md").is_file()
+    assert not list(folder.glob("test-*.json"))
+    assert (out / "results.json").read_bytes() == before
+
+
+def test_help_names_every_mitigation(ffr):
+    from typing import get_args
+
+    from ffr_dist.train.stage import Mitigation
+
+    code, told, _ = ffr("train", "--help")
+    assert code == 0
+    assert set(get_args(Mitigation)) <= set(re.findall(r"\w+", told))
+
+
+def test_a_cell_that_there_cannot_be_is_refused(ffr, finished):
+    out, recipe = finished
+    for arguments, told in (
+        (("finetune", recipe, "--arm", "none"), "arm none has no stage 'finetune'; it has train"),
+        (("train", recipe, "--mitigation", "upsample"), "'subsample', 'groupdro' or 'dfr' (got 'upsample')"),
+        (("train", recipe, "--arm", "group_balanced", "--mitigation", "dfr"), "leave 'mitigation' out"),
+        (("train", recipe, "--arm", "frf"), "ffr has no arm 'frf'"),
+    ):
+        code, _, words = ffr(*arguments, "--out", out)
+        assert code == 2
+        assert told in words
+
+
 def test_doctor_finds_this_machine_right(ffr, monkeypatch):
     from ffr_dist.launch import doctor
 

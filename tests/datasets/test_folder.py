@@ -23,6 +23,7 @@ from ffr_dist.config import from_data
 from ffr_dist.datasets import DataConfig, EmbeddedConfig
 from ffr_dist.datasets.folder import FolderConfig
 from ffr_dist.errors import ConfigError, DataError, InputError
+from ffr_dist.read.config import ReadConfig
 
 Row = tuple[str, str, str, str]
 
@@ -287,9 +288,11 @@ def test_data_configs_are_told_apart_by_kind():
 
 def test_the_documented_settings_are_settings():
     text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
-    whole, per_split = (
-        yaml.safe_load(textwrap.dedent(block)) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
-    )
+    blocks = [yaml.safe_load(textwrap.dedent(block)) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    (reading,) = (block["read"] for block in blocks if "read" in block)
+    assert set(reading) == set(ReadConfig.model_fields)
+    from_data(ReadConfig, reading, "docs/data.md")
+    whole, per_split = (block for block in blocks if "read" not in block)
     told = from_data(FolderConfig, whole["data"] | per_split, "docs/data.md")
     assert told.declared("test").names == ("landbird_ocean", "waterbird_forest")
     assert set(whole["data"]) | set(per_split) == set(FolderConfig.model_fields)

@@ -27,6 +27,7 @@ from ffr_dist.shards.verify import verify
 from ffr_dist.store import open_store
 
 PNG = CodecConfig(format="png")
+CLS = Fields()
 BOTH = Fields(label="label", bias="male")
 
 
@@ -34,9 +35,9 @@ def image(number: int, side: int = 8) -> bytes:
     return encode(np.full((side, side, 3), number % 251, np.uint8), PNG)
 
 
-def tar_of(members, format=tarfile.PAX_FORMAT) -> bytes:
+def tar_of(members, form=tarfile.PAX_FORMAT) -> bytes:
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=format) as tar:
+    with tarfile.open(fileobj=out, mode="w", format=form) as tar:
         for name, body in members:
             info = tarfile.TarInfo(name)
             info.size = len(body)
@@ -56,11 +57,11 @@ def place():
     return open_store(f"memory://{uuid.uuid4().hex}")
 
 
-def indexed(place, fields=Fields(), groups=None, out="out") -> Manifest:
+def indexed(place, fields=CLS, groups=None, out="out") -> Manifest:
     return index_tars(place.below(out), [f"{place.url}/*.tar"], fields, groups)
 
 
-def refused(place, tar: bytes, match: str, fields=Fields()) -> None:
+def refused(place, tar: bytes, match: str, fields=CLS) -> None:
     place.put("bad.tar", tar)
     with pytest.raises(DataError, match=match) as told:
         indexed(place, fields)
@@ -128,8 +129,8 @@ def test_equal_keys_in_two_tars_are_two_images(place):
     assert verify(place.below("out")).ok
 
 
-@pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
-def test_long_and_foreign_names_and_other_members(place, format):
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_long_and_foreign_names_and_other_members(place, form):
     long = "very/" * 30 + "läng"
     members = [
         ("README", b"hello"),
@@ -141,7 +142,7 @@ def test_long_and_foreign_names_and_other_members(place, format):
         ("IMG.cls", b"0"),
         ("IMG.seg.png", b"a mask, and not read"),
     ]
-    place.put("a.tar", tar_of(members, format))
+    place.put("a.tar", tar_of(members, form))
     manifest = indexed(place)
     assert read_index(place.below("out"), manifest)["key"].to_pylist() == [f"a.tar/{long}", "a.tar/IMG"]
     assert manifest.detail["without_image"] == {"txt": 1}
@@ -254,13 +255,12 @@ def test_a_changed_byte_is_an_error_or_read_within_the_tar(at, value):
     body = bytearray(GOOD)
     body[at] = value
     place.put("a.tar", bytes(body))
+    told = ""
     try:
-        manifest = indexed(place)
+        indexed(place)
     except FFRError as error:
-        assert "a.tar" in str(error)
-    else:
-        assert verify(place.below("out")).ok
-        assert manifest.images == 6
+        told = str(error)
+    assert "a.tar" in told if told else verify(place.below("out")).images == 6
 
 
 def test_a_size_beyond_the_file_is_named(place):
@@ -327,7 +327,7 @@ def test_patterns():
     assert find_tars(["s3://b/{x,y}/{1..2}.tar"]) == ("s3://b", ["x/1.tar", "x/2.tar", "y/1.tar", "y/2.tar"])
     assert find_tars(["/data/a/1.tar", "file:///data/2.tar"]) == ("/data", ["a/1.tar", "2.tar"])
     for wrong in ("s3://b/{x}.tar", "s3://b/{2..1}.tar"):
-        with pytest.raises(DataError, match="several tars|lower number"):
+        with pytest.raises(DataError, match=r"several tars|lower number"):
             find_tars([wrong])
     with pytest.raises(DataError, match="named twice"):
         find_tars(["/data/1.tar", "/data/{1,2}.tar"])
@@ -350,7 +350,7 @@ def test_globs_stay_within_a_folder(tmp_path, monkeypatch):
 
 
 def test_a_missing_tar_is_named(place):
-    with pytest.raises(DataError, match="none.tar is not there"):
+    with pytest.raises(DataError, match=r"none.tar is not there"):
         index_tars(place.below("out"), [f"{place.url}/none.tar"], Fields())
 
 
