@@ -320,8 +320,10 @@ def _cell(verb: str, recipe: str, out: str | None, arm: str, mitigation: str, se
     from ffr_dist.train.world import ElsewhereError, leave
 
     cell = from_data(CellConfig, {"arm": arm, "mitigation": mitigation}, "--arm and --mitigation")
+    study = load_study(recipe)
+    study.method.train(cell.arm, cell.mitigation, study.real_counts(seed))  # refused before anything is written
     try:
-        _train(verb, load_study(recipe), cell, seed, out, _command(verb, recipe, out))
+        _train(verb, study, cell, seed, out, _command(verb, recipe, out))
     except ElsewhereError:
         return  # The main process tells why, and its exit code is that of all: an earlier one would have it killed.
     leave()

@@ -210,7 +210,8 @@ def test_from_a_bucket_with_workers(s3):
     write_set(open_store(s3.url), COUNTS)
     data = open_dataset(s3.url)
     pipeline = webdataset_pipeline(s3.url).map(key_of)
-    options = {"batch_size": None, "num_workers": 2, "multiprocessing_context": "forkserver"}
+    # A server of forks may be there from an earlier test, without the credentials of this one.
+    options = {"batch_size": None, "num_workers": 2, "multiprocessing_context": "spawn"}
     assert sorted(DataLoader(pipeline, **options)) == sorted(bodies(data))
     loader = DataLoader(torch_dataset(s3.url, batch=5, seed=3), **options)
     assert [told(batch) for batch in loader] == reference(s3.url)
