@@ -317,7 +317,7 @@ def _cell(verb: str, recipe: str, out: str | None, arm: str, mitigation: str, se
     from ffr_dist.config import from_data
     from ffr_dist.launch.context import load_study
     from ffr_dist.recipe import CellConfig
-    from ffr_dist.train.world import ElsewhereError, leave
+    from ffr_dist.train.world import ElsewhereError
 
     cell = from_data(CellConfig, {"arm": arm, "mitigation": mitigation}, "--arm and --mitigation")
     study = load_study(recipe)
@@ -326,7 +326,6 @@ def _cell(verb: str, recipe: str, out: str | None, arm: str, mitigation: str, se
         _train(verb, study, cell, seed, out, _command(verb, recipe, out))
     except ElsewhereError:
         return  # The main process tells why, and its exit code is that of all: an earlier one would have it killed.
-    leave()
 
 
 def _train(verb: str, study: Any, cell: Any, seed: int, out: str | None, command: str) -> None:

@@ -5,6 +5,7 @@ A process alone is a world of one: nothing is sent.
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -111,10 +112,11 @@ def world() -> World:
 @cache
 def _by_word_of_mouth() -> Any:
     """The same processes with more patience, on the CPU."""
+    atexit.register(_leave)
     return distributed.new_group(backend="gloo", timeout=_PATIENCE_WITH_MAIN)
 
 
-def leave() -> None:
-    """Take leave of the other processes at the end of a program that met them."""
+def _leave() -> None:
+    """Take leave of the other processes, or a thread of the group may abort this one at its end."""
     _by_word_of_mouth.cache_clear()
-    PartialState(cpu=not torch.cuda.is_available()).destroy_process_group()
+    PartialState().destroy_process_group()
