@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, __version__, features
+from PIL import Image, UnidentifiedImageError, __version__, features
 from pydantic import Field
 
 from ffr_dist.config import Config
@@ -109,7 +109,7 @@ def _decode(body: bytes, max_pixels: int) -> NDArray[np.uint8]:
             raise DataError(f"the image has {width}×{height} pixels where {max_pixels:,} are allowed; resize it")
         return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except _UNREADABLE as error:
-        raise DataError(f"not a readable image ({error or type(error).__name__}); replace or remove it") from error
+        raise _unreadable(error) from error
 
 
 def decode_into(body: bytes | memoryview, pixels: NDArray[np.uint8]) -> None:
@@ -136,7 +136,13 @@ def size_of(body: bytes) -> tuple[int, int]:
     try:
         return Image.open(io.BytesIO(body), formats=_READABLE).size
     except _UNREADABLE as error:
-        raise DataError(f"not a readable image ({error or type(error).__name__}); replace or remove it") from error
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: BaseException) -> DataError:
+    # Pillow's own words for this one are the address of an object.
+    what = "of no known format" if isinstance(error, UnidentifiedImageError) else error or type(error).__name__
+    return DataError(f"not a readable image ({what}); replace or remove it")
 
 
 def format_of(body: bytes) -> ImageFormat:

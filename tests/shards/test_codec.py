@@ -225,3 +225,8 @@ def test_decoding_into_memory_gives_the_colours_that_pillow_gives(mode):
     room = np.empty((8, 8, 3), np.uint8)
     decode_into(out.getvalue(), room)
     assert np.array_equal(room, np.asarray(Image.open(io.BytesIO(out.getvalue())).convert("RGB")))
+
+
+def test_what_is_no_image_is_told_in_words():
+    with pytest.raises(DataError, match=r"^not a readable image \(of no known format\)"):
+        decode(bytes(200))
