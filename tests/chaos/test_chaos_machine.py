@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import harness
@@ -74,7 +75,7 @@ def test_a_clock_that_jumps_by_days_changes_nothing(scenario, tmp_path):
     one.until_done("--inline", most=1)
     days = {line[16:18] for path in (tmp_path / "out/events").iterdir() for line in path.read_text().splitlines()}
     one.counts["days that the clock told of"] = len(days)
-    assert len(days) > 2
+    assert days - {f"{datetime.now(UTC):%d}"}
     one.done()
 
 
