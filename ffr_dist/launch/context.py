@@ -11,6 +11,7 @@ from ffr_dist.errors import ConfigError, InputError
 from ffr_dist.groups import Groups
 from ffr_dist.launch.events import Began, Ended, Tell, silent
 from ffr_dist.methods import Method
+from ffr_dist.models.pretrained import check_classifier
 from ffr_dist.quota import Exact, Quota, Survivors
 from ffr_dist.recipe import KEY, Recipe, build_method, claim_output, load_recipe, pixel_fields
 from ffr_dist.store import Store, open_store
@@ -60,6 +61,7 @@ def make_study(recipe: Recipe, text: str, method: Method | None = None) -> Study
     groups = splits["train"].groups
     chosen = method or build_method(recipe, groups)
     chosen.check()
+    check_classifier(recipe.train.model)
     study = Study(recipe=recipe, text=text, method=chosen, groups=groups)
     _refuse_small_pool(study)
     for cell in recipe.compare.cells:

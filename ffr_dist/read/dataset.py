@@ -262,11 +262,6 @@ class Dataset:
         rank = order[np.searchsorted(every, self.chosen[here], sorter=order)]
         return here[np.argsort(rank, kind="stable")]
 
-    def places(self, rows: Rows) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """The shard (its place in the manifest) of some rows, and the offset in it."""
-        wanted = self.absolute(rows)
-        return self.whole.columns.shard[wanted], self.whole.columns.offset[wanted]
-
     def lowest(self, counts: Mapping[str, int]) -> Dataset:
         """The given number of each group, lowest k first (of imported sets: first rows first); of groups not named, none."""
         have = self.counts()

@@ -294,6 +294,11 @@ WRONG = {
     "a misspelt key": ("codec", ("size: 32\nmethod", "siez: 32\nmethod"), "did you mean 'size'"),
     "a misspelt key below": ("below", ("steps: 2,", "stepps: 2,"), "did you mean 'steps'"),
     "a wrong type": ("type", ("seed: 3", 'seed: "3"'), "seed: "),
+    "weights that are not there": (
+        "weights",
+        ("train:\n", "train:\n  model: {kind: resnet, weights: ./nowhere}\n"),
+        "no such folder",
+    ),
     "an unknown arm": ("arm", ("{arm: none}", "{arm: nune}"), "no arm 'nune'"),
     "a group without prompt": (
         "prompt",

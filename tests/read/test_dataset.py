@@ -165,13 +165,6 @@ def test_rows_of_a_group_come_lowest_key_first_and_of_a_whole_set_as_a_view():
     assert sum(len(twice.rows_of(place)) for place in range(4)) == 3
 
 
-def test_places_sort_as_the_images_are_stored():
-    data = small_set(COUNTS)
-    shard, offset = data.take([37, 0, 12]).places([0, 1, 2])
-    assert shard.tolist() == [3, 0, 1]
-    assert offset[1] == 512
-
-
 @pytest.mark.parametrize("cache_bytes", [0, 2**20])
 def test_a_pickled_set_is_opened_anew(tmp_path, cache_bytes):
     write_set(open_store(str(tmp_path)), COUNTS)
