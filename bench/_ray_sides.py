@@ -184,14 +184,14 @@ class Made:
 
 def ours(plan: Plan) -> None:
     from ffr_dist.config import parse
-    from ffr_dist.launch.context import make_study, start_run
+    from ffr_dist.launch.context import check_recipe, start_run
     from ffr_dist.launch.pool import make_pool
     from ffr_dist.recipe import Recipe
 
     settings = {"size": plan.size, "workers": plan.workers, "batch": plan.batch, "per_shard": plan.per_shard}
     text = _RECIPE.format(seed=_SEED, output=plan.set, **settings)
-    study = make_study(parse(Recipe, text, "bench"), text, Made(plan, GROUPS))
-    make_pool(start_run(study, command="python -m bench generate_vs_ray_data"))
+    checked = check_recipe(parse(Recipe, text, "bench"), text, Made(plan, GROUPS))
+    make_pool(start_run(checked, command="python -m bench generate_vs_ray_data"))
 
 
 # The peer.

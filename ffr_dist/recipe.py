@@ -74,7 +74,7 @@ class CompareConfig(Config):
     cells: tuple[CellConfig, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     lead: CellConfig | None = None
-    """The cell that the study sets out to test, named before its test accuracy is known."""
+    """The cell that the comparison sets out to test, named before its test accuracy is known."""
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:

@@ -17,10 +17,11 @@ import yaml
 
 from ffr_dist.config import parse
 from ffr_dist.evaluate.intervals import paired_difference, seed_interval
-from ffr_dist.launch.context import make_study, start_run
+from ffr_dist.launch.context import check_recipe, start_run
 from ffr_dist.launch.events import Ended, Event, Warned
 from ffr_dist.launch.local import run_all
-from ffr_dist.launch.publish import read_rows, results_content
+from ffr_dist.launch.publish import results_content
+from ffr_dist.launch.rows import read_rows
 from ffr_dist.recipe import Recipe, load_recipe
 from ffr_dist.report.picture import result_picture
 from ffr_dist.store import open_store
@@ -55,8 +56,10 @@ def run(gap: str, out: str) -> None:
         if isinstance(event, Ended | Warned):
             print(event, flush=True)
 
-    study = make_study(parse(Recipe, text, gap), text)
-    run_all(start_run(study, out=out, command=f"python jobs/record_results.py run --gap {gap} --out {out}", tell=tell))
+    checked = check_recipe(parse(Recipe, text, gap), text)
+    run_all(
+        start_run(checked, out=out, command=f"python jobs/record_results.py run --gap {gap} --out {out}", tell=tell)
+    )
 
 
 def write(results: str) -> None:
@@ -70,8 +73,8 @@ def write(results: str) -> None:
         (DOCS / "img").mkdir(exist_ok=True)
         (DOCS / f"results-{gap}.json").write_text(json.dumps({"rows": [_public(row) for row in rows]}) + "\n")
         if gap == "moderate":
-            study = make_study(recipe_of(gap), "")
-            (DOCS / "img" / "result.svg").write_text(result_picture(results_content(study.recipe, rows)))
+            checked = check_recipe(recipe_of(gap), "")
+            (DOCS / "img" / "result.svg").write_text(result_picture(results_content(checked.recipe, rows)))
     page = DOCS / "results.md"
     head, _, rest = page.read_text().partition(BEGIN)
     page.write_text(f"{head}{BEGIN}\n\n" + "\n".join(tables) + f"\n{END}{rest.partition(END)[2]}")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ffr_dist.config import parse
 from ffr_dist.datasets.embedded import EmbeddedConfig
-from ffr_dist.launch.context import make_study, start_run
+from ffr_dist.launch.context import check_recipe, start_run
 from ffr_dist.recipe import Recipe
 
 GROUPS = ("low_temple", "low_flowers", "high_temple", "high_flowers")
@@ -86,6 +86,6 @@ def recipe_text(data, output="out", **replaced):
 
 
 def make_run(text, out=None, tell=None, method=None):
-    study = make_study(parse(Recipe, text, "small"), text, method)
+    checked = check_recipe(parse(Recipe, text, "small"), text, method)
     said = {} if tell is None else {"tell": tell}
-    return start_run(study, out=out, command="ffr run small.yaml", **said)
+    return start_run(checked, out=out, command="ffr run small.yaml", **said)

@@ -5,7 +5,7 @@ from small_run import recipe_text
 
 from ffr_dist.config import parse
 from ffr_dist.errors import ConfigError, InputError
-from ffr_dist.launch.context import make_study, open_begun, start_run
+from ffr_dist.launch.context import check_recipe, open_begun, start_run
 from ffr_dist.recipe import Recipe, builtin_text, load_recipe, pixel_fields, pixel_hash
 from ffr_dist.store import open_store
 
@@ -26,18 +26,18 @@ def test_storage_and_money_change_no_pixel(data):
     priced = ("generate: {", "generate: {price_per_gpu_hour: 2.5, max_cost: 9.5, max_hours: 2.0, ")
     other = parse(Recipe, recipe_text(data, storage=STORAGE, priced=priced), "other")
     assert other.storage.timeout_s == 7.0
-    hashes = {pixel_hash(pixel_fields(recipe, make_study(recipe, "").method)) for recipe in (plain, other)}
+    hashes = {pixel_hash(pixel_fields(recipe, check_recipe(recipe, "").method)) for recipe in (plain, other)}
     assert len(hashes) == 1
 
 
 def test_a_run_opens_its_output_as_the_recipe_says(data, tmp_path):
     text = recipe_text(data, storage=STORAGE)
-    study = make_study(parse(Recipe, text, "small"), text)
-    assert open_begun(study, str(tmp_path / "out")) is None
+    checked = check_recipe(parse(Recipe, text, "small"), text)
+    assert open_begun(checked, str(tmp_path / "out")) is None
     assert not (tmp_path / "out").exists()  # a look makes nothing
-    run = start_run(study, out=str(tmp_path / "out"), command="ffr generate")
+    run = start_run(checked, out=str(tmp_path / "out"), command="ffr generate")
     assert run.store.config.timeout_s == 7.0
-    begun = open_begun(study, str(tmp_path / "out"))
+    begun = open_begun(checked, str(tmp_path / "out"))
     assert begun is not None
     assert begun.config == run.store.config
 

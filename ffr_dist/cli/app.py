@@ -96,11 +96,11 @@ def init(
 def plan(recipe: RecipeArg, out: OutOption = None, as_json: JsonOption = False) -> None:
     """Show what a recipe will make, and its time and cost on 1, 8 and 64 workers. Writes nothing."""
     from ffr_dist.cli.show import plan_table
-    from ffr_dist.launch.context import load_study, open_begun
+    from ffr_dist.launch.context import load_checked, open_begun
     from ffr_dist.launch.planning import summarise
 
-    study = load_study(recipe)
-    summary = summarise(study, open_begun(study, out))
+    checked = load_checked(recipe)
+    summary = summarise(checked, open_begun(checked, out))
     if as_json:
         _print_json(summary)
     else:
@@ -114,10 +114,10 @@ def preview(
     out: Annotated[str, typer.Option("--out", help="The picture to write.")] = "preview.png",
 ) -> None:
     """Make a contact sheet of the first candidates of each group, before anything is spent."""
-    from ffr_dist.launch.context import load_study
+    from ffr_dist.launch.context import load_checked
     from ffr_dist.launch.preview import preview as make
 
-    picture, verdicts = make(load_study(recipe), per_group)
+    picture, verdicts = make(load_checked(recipe), per_group)
     try:
         Path(out).write_bytes(picture)
     except OSError as error:
@@ -163,7 +163,7 @@ def generate(
         else:
             make_pool(run, join=join, inline=inline, stop_after_pilot=True)
     if stop_after is not None:
-        pilot_table(_console(), summarise(run.study, run.store), run.command)
+        pilot_table(_console(), summarise(run.checked, run.store), run.command)
         return
     _console().print(
         f"{run.store.url}: {manifest.images:,} images, manifest {manifest.manifest_sha256}", highlight=False
@@ -307,7 +307,7 @@ def _whole_way(recipe: str, out: str | None) -> None:
 
     with _shown() as show:
         started = _start("run", recipe, out, show)
-        plan_table(_console(), summarise(started.study, started.store))
+        plan_table(_console(), summarise(started.checked, started.store))
         rows = run_all(started)
     results_table(_console(), rows)
     _console().print(f"report: {started.store.url}/report.html", highlight=False)
@@ -315,28 +315,28 @@ def _whole_way(recipe: str, out: str | None) -> None:
 
 def _cell(verb: str, recipe: str, out: str | None, arm: str, mitigation: str, seed: int) -> None:
     from ffr_dist.config import from_data
-    from ffr_dist.launch.context import load_study
+    from ffr_dist.launch.context import load_checked
     from ffr_dist.recipe import CellConfig
     from ffr_dist.train.world import ElsewhereError
 
     cell = from_data(CellConfig, {"arm": arm, "mitigation": mitigation}, "--arm and --mitigation")
-    study = load_study(recipe)
-    study.method.train(cell.arm, cell.mitigation, study.real_counts(seed))  # refused before anything is written
+    checked = load_checked(recipe)
+    checked.method.train(cell.arm, cell.mitigation, checked.real_counts(seed))  # refused before anything is written
     try:
-        _train(verb, study, cell, seed, out, _command(verb, recipe, out))
+        _train(verb, checked, cell, seed, out, _command(verb, recipe, out))
     except ElsewhereError:
         return  # The main process tells why, and its exit code is that of all: an earlier one would have it killed.
 
 
-def _train(verb: str, study: Any, cell: Any, seed: int, out: str | None, command: str) -> None:
+def _train(verb: str, checked: Any, cell: Any, seed: int, out: str | None, command: str) -> None:
     from ffr_dist.cli.show import results_table
     from ffr_dist.launch.cells import begin_cell, score_cell, train_cell
-    from ffr_dist.launch.publish import add_row
+    from ffr_dist.launch.rows import add_row
     from ffr_dist.train.world import world
 
     row: dict[str, Any] | None = None
     with _shown() as show:
-        started, data = begin_cell(study, seed, out=out, command=command, tell=show)
+        started, data = begin_cell(checked, seed, out=out, command=command, tell=show)
         trained = train_cell(started, cell, seed, data, until=verb if verb in {"pretrain", "finetune"} else None)
         if verb == "evaluate":
             row = score_cell(started, cell, seed, data, trained)
@@ -350,9 +350,9 @@ def _train(verb: str, study: Any, cell: Any, seed: int, out: str | None, command
 
 
 def _start(verb: str, recipe: str, out: str | None, show: Any, flags: str = "") -> Any:
-    from ffr_dist.launch.context import load_study, start_run
+    from ffr_dist.launch.context import load_checked, start_run
 
-    return start_run(load_study(recipe), out=out, command=_command(verb, recipe, out) + flags, tell=show)
+    return start_run(load_checked(recipe), out=out, command=_command(verb, recipe, out) + flags, tell=show)
 
 
 def _command(verb: str, recipe: str, out: str | None) -> str:

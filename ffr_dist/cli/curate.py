@@ -48,14 +48,14 @@ def extend(
     as_json: JsonOption = False,
 ) -> None:
     """Ask an output for more images of each group, or for fewer."""
-    from ffr_dist.launch.context import load_study
+    from ffr_dist.launch.context import load_checked
     from ffr_dist.launch.curate import extend as ask
     from ffr_dist.store import open_store
 
-    study = load_study(recipe)
-    where = out or study.recipe.output
+    checked = load_checked(recipe)
+    where = out or checked.recipe.output
     go_on = f"ffr generate {shlex.quote(recipe)}" + ("" if out is None else f" --out {shlex.quote(out)}")
-    _show(where, ask(study, open_store(where, create=False, config=study.recipe.storage), go_on), as_json)
+    _show(where, ask(checked, open_store(where, create=False, config=checked.recipe.storage), go_on), as_json)
 
 
 def settle(

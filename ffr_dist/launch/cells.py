@@ -6,14 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from ffr_dist.errors import InputError, MissingError
-from ffr_dist.launch.context import Run, Study, import_real, start_run
+from ffr_dist.launch.context import CheckedRecipe, Run, import_real, start_run
 from ffr_dist.launch.events import Tell
+from ffr_dist.launch.rows import Row, row_of
 from ffr_dist.launch.sets import CellData, open_cell_data
 from ffr_dist.launch.stages import Asked, TrainedStage, count_shares, load_model, share_of, train_stage
-from ffr_dist.metrics import Count, group_metrics
+from ffr_dist.metrics import Count
 from ffr_dist.models.card import ModelCard
 from ffr_dist.models.export import write_pretrained
 from ffr_dist.read.dataset import Dataset
@@ -25,17 +25,17 @@ from ffr_dist.train.world import world
 _CARD = "README.md"
 
 
-def begin_cell(study: Study, seed: int, *, out: str | None, command: str, tell: Tell) -> tuple[Run, CellData]:
-    """The output of a study, and the sets of a seed, imported if they are not there yet."""
+def begin_cell(checked: CheckedRecipe, seed: int, *, out: str | None, command: str, tell: Tell) -> tuple[Run, CellData]:
+    """The output of a checked recipe, and the sets of a seed, imported if they are not there yet."""
     here = world()
 
     def begin() -> tuple[Run, CellData]:
         if here.is_main:
-            run = start_run(study, out=out, command=command, tell=tell)
+            run = start_run(checked, out=out, command=command, tell=tell)
             return run, open_cell_data(run, import_real(run, seed))
-        store = open_store(out or study.recipe.output, create=False, config=study.recipe.storage)
-        run = Run(study=study, store=store, command=command)
-        stores = {name: store.below(f"real/{split.folder}") for name, split in study.splits(seed).items()}
+        store = open_store(out or checked.recipe.output, create=False, config=checked.recipe.storage)
+        run = Run(checked=checked, store=store, command=command)
+        stores = {name: store.below(f"real/{split.folder}") for name, split in checked.splits(seed).items()}
         return run, open_cell_data(run, stores)
 
     return here.main_first(begin)
@@ -68,7 +68,7 @@ def train_cell(
     return trained
 
 
-def score_cell(run: Run, cell: CellConfig, seed: int, data: CellData, stages: Sequence[TrainedStage]) -> dict[str, Any]:
+def score_cell(run: Run, cell: CellConfig, seed: int, data: CellData, stages: Sequence[TrainedStage]) -> Row:
     """The row of results of a trained cell, scored on test once and kept beside its weights."""
     trained = stages[-1]
     key = f"{trained.folder}/test-{data.test.fingerprint[:12]}.json"
@@ -84,24 +84,7 @@ def score_cell(run: Run, cell: CellConfig, seed: int, data: CellData, stages: Se
             run.store.put(key, json.dumps(body, sort_keys=True).encode())
 
         here.by_main(write)
-    metrics = group_metrics(counts, data.sets["real"].counts())
-    return {
-        "method": run.method.name,
-        "arm": cell.arm,
-        "mitigation": cell.mitigation,
-        "bias_ratio": getattr(run.recipe.data, "bias_ratio", None),
-        "seed": seed,
-        "worst_group": metrics.worst_group,
-        "group_mean": metrics.group_mean,
-        "train_weighted_mean": metrics.train_weighted_mean,
-        "micro": metrics.micro,
-        "n_worst": metrics.n_worst,
-        "pool": data.pool_fingerprint,
-        "real": data.real_fingerprint,
-        "groups": {name: {"correct": count.correct, "count": count.count} for name, count in counts.items()},
-        "stages": [stage.folder for stage in stages],
-        "chosen": dict(trained.chosen),
-    }
+    return row_of(run, cell, seed, data, stages, counts)
 
 
 def _read_counts(store: Store, key: str, test: Dataset) -> dict[str, Count] | None:

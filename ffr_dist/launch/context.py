@@ -1,4 +1,4 @@
-"""A study (a checked recipe and its method) and a run of it (with an output): opened once, used by all stages."""
+"""A checked recipe with its method, and a run of it with an output: opened once, used by all stages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NEEDED = ("train", "val", "test")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Study:
+class CheckedRecipe:
     """A recipe, read and checked; nothing of it written yet."""
 
     recipe: Recipe
@@ -46,14 +46,14 @@ class Study:
         return Survivors(largest) if isinstance(quotas[0], Survivors) else Exact(largest)
 
 
-def load_study(path: str) -> Study:
-    """The study of a recipe file, or of a built-in recipe."""
+def load_checked(path: str) -> CheckedRecipe:
+    """A recipe file, or a built-in recipe, read and checked."""
     recipe, text = load_recipe(path)
-    return make_study(recipe, text)
+    return check_recipe(recipe, text)
 
 
-def make_study(recipe: Recipe, text: str, method: Method | None = None) -> Study:
-    """The study of a recipe in memory; ``method`` stands in for the recipe's own."""
+def check_recipe(recipe: Recipe, text: str, method: Method | None = None) -> CheckedRecipe:
+    """A recipe in memory, checked; ``method`` stands in for the recipe's own."""
     splits = {split.name: split for split in recipe.data.splits(recipe.compare.seeds[0])}
     absent = [name for name in _NEEDED if name not in splits]
     if absent:
@@ -62,19 +62,19 @@ def make_study(recipe: Recipe, text: str, method: Method | None = None) -> Study
     chosen = method or build_method(recipe, groups)
     chosen.check()
     check_classifier(recipe.train.model)
-    study = Study(recipe=recipe, text=text, method=chosen, groups=groups)
-    _refuse_small_pool(study)
+    checked = CheckedRecipe(recipe=recipe, text=text, method=chosen, groups=groups)
+    _refuse_small_pool(checked)
     for cell in recipe.compare.cells:
-        chosen.train(cell.arm, cell.mitigation, study.real_counts(recipe.compare.seeds[0]))
-    return study
+        chosen.train(cell.arm, cell.mitigation, checked.real_counts(recipe.compare.seeds[0]))
+    return checked
 
 
-def _refuse_small_pool(study: Study) -> None:
-    quota = study.quota().counts
-    for seed in study.recipe.compare.seeds:
-        real = study.real_counts(seed)
-        for arm in dict.fromkeys(cell.arm for cell in study.recipe.compare.cells):
-            for name, wanted in study.method.arm_counts(arm, real).items():
+def _refuse_small_pool(checked: CheckedRecipe) -> None:
+    quota = checked.quota().counts
+    for seed in checked.recipe.compare.seeds:
+        real = checked.real_counts(seed)
+        for arm in dict.fromkeys(cell.arm for cell in checked.recipe.compare.cells):
+            for name, wanted in checked.method.arm_counts(arm, real).items():
                 if wanted > quota.get(name, 0):
                     raise ConfigError(
                         f"arm {arm} trains on {wanted:,} synthetic images of group {name}, the quota makes "
@@ -84,9 +84,9 @@ def _refuse_small_pool(study: Study) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A study and where its results go."""
+    """A checked recipe and where its results go."""
 
-    study: Study
+    checked: CheckedRecipe
     store: Store
     command: str
     """How this run is started, for messages that say how to go on."""
@@ -94,24 +94,24 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        return self.study.recipe
+        return self.checked.recipe
 
     @property
     def method(self) -> Method:
-        return self.study.method
+        return self.checked.method
 
 
-def start_run(study: Study, *, out: str | None = None, command: str, tell: Tell = silent) -> Run:
+def start_run(checked: CheckedRecipe, *, out: str | None = None, command: str, tell: Tell = silent) -> Run:
     """Open the output and claim it: the recipe is the first thing written there."""
-    store = open_store(out or study.recipe.output, config=study.recipe.storage)
-    claim_output(store, study.text, pixel_fields(study.recipe, study.method))
-    return Run(study=study, store=store, command=command, tell=tell)
+    store = open_store(out or checked.recipe.output, config=checked.recipe.storage)
+    claim_output(store, checked.text, pixel_fields(checked.recipe, checked.method))
+    return Run(checked=checked, store=store, command=command, tell=tell)
 
 
-def open_begun(study: Study, out: str | None = None) -> Store | None:
+def open_begun(checked: CheckedRecipe, out: str | None = None) -> Store | None:
     """The output, to look at, where something was begun there; None where there is nothing, and nothing is made."""
     try:
-        store = open_store(out or study.recipe.output, create=False, config=study.recipe.storage)
+        store = open_store(out or checked.recipe.output, create=False, config=checked.recipe.storage)
         return store if store.exists(KEY) else None
     except InputError:
         return None
@@ -120,7 +120,7 @@ def open_begun(study: Study, out: str | None = None) -> Store | None:
 def import_real(run: Run, seed: int) -> dict[str, Store]:
     """Import the splits of a seed that are not there yet; the store of each, by split."""
     stores: dict[str, Store] = {}
-    for name, split in run.study.splits(seed).items():
+    for name, split in run.checked.splits(seed).items():
         store = run.store.below(f"real/{split.folder}")
         known = store.exists("manifest.json")
         if not known:

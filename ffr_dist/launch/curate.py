@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ffr_dist.errors import ConflictError, InputError, MissingError, StoppedError
-from ffr_dist.launch.context import Study
-from ffr_dist.launch.pool import finish_pool, finished_set, study_of
+from ffr_dist.launch.context import CheckedRecipe
+from ffr_dist.launch.pool import finish_pool, finished_set, recipe_of
 from ffr_dist.plan.document import read_pinned, read_rounds
 from ffr_dist.plan.interleave import counts_at
 from ffr_dist.plan.rounds import Round
@@ -41,19 +41,19 @@ _NAMED = 5
 """Keys that an error names; the rest is counted."""
 
 
-def extend(study: Study, store: Store, go_on: str) -> Manifest:
+def extend(checked: CheckedRecipe, store: Store, go_on: str) -> Manifest:
     """Ask an output for the quota of a recipe, more or less than it was last asked for."""
     if not store.exists(KEY):
         raise InputError(f"{store.url} holds no {KEY}, so there is nothing to extend. To begin it: {go_on}")
-    claim_output(store, study.text, pixel_fields(study.recipe, study.method))
-    declared = study_of(store).groups
-    if declared != study.groups:
+    claim_output(store, checked.text, pixel_fields(checked.recipe, checked.method))
+    declared = recipe_of(store).groups
+    if declared != checked.groups:
         raise ConflictError(
             f"{store.url} was begun with the groups {', '.join(declared.names)}, with their labels and biases; this recipe "
             "declares others. Use another output"
         )
     read_rounds(store)  # a damaged or foreign plan is refused before anything is written
-    revise(store, lambda latest: _asking(store, latest, study.quota()))
+    revise(store, lambda latest: _asking(store, latest, checked.quota()))
     return finish_pool(store, go_on)
 
 
@@ -217,7 +217,7 @@ def finish_now(store: Store) -> Manifest:
 def _good(store: Store, log: CommitLog, revision: Revision) -> Mapping[str, int]:
     """The images of each group that a revision lets count, beyond its quota too."""
     stop = revision.considered[-1][1] if revision.considered else 0
-    settled = settle_log(store, log, stop, revision, study_of(store).groups)
+    settled = settle_log(store, log, stop, revision, recipe_of(store).groups)
     return {name: settled.counts[name] + settled.surplus[name] for name in revision.quota}
 
 
@@ -270,12 +270,12 @@ def _purge(store: Store, *, dry_run: bool) -> list[ObjectInfo]:
     there = finished_set(store) if dry_run else finish_pool(store, generate_line(store))
     if there is None:
         raise StoppedError(f"{store.url} is not finished as last asked for, so nothing is superseded: run 'ffr finish'")
-    study = study_of(store)
+    checked = recipe_of(store)
 
     def finish_again() -> Manifest:
         return finish_pool(store, generate_line(store))
 
-    return gc.purge(store, study.groups, study.recipe.codec, there, finish_again, dry_run=dry_run)
+    return gc.purge(store, checked.groups, checked.recipe.codec, there, finish_again, dry_run=dry_run)
 
 
 def destination(store: Store, to: str) -> Store:
@@ -305,6 +305,6 @@ def generate_line(store: Store) -> str:
     recipe = shlex.quote(f"{store.url}/{KEY}")
     if revision.considered is not None:  # its quota is no recipe's
         return f"ffr extend {recipe} --out {where}. Or, of what there is: ffr finish {where} --now"
-    if _asked(study_of(store).quota().counts) == _asked(revision.quota):
+    if _asked(recipe_of(store).quota().counts) == _asked(revision.quota):
         return f"ffr generate {recipe} --out {where}"
     return f"ffr generate RECIPE --out {where} (RECIPE is the one that it was last extended with)"

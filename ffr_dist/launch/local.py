@@ -10,10 +10,11 @@ from ffr_dist.config import digest
 from ffr_dist.errors import MissingError, StoppedError
 from ffr_dist.evaluate.audit import audit
 from ffr_dist.launch.cells import score_cell, train_cell
-from ffr_dist.launch.context import Run, import_real, load_study, start_run
+from ffr_dist.launch.context import Run, import_real, load_checked, start_run
 from ffr_dist.launch.events import Began, Ended
 from ffr_dist.launch.pool import make_pool
-from ffr_dist.launch.publish import AUDIT, write_report, write_rows
+from ffr_dist.launch.publish import AUDIT, write_report
+from ffr_dist.launch.rows import write_rows
 from ffr_dist.launch.sets import open_cell_data
 from ffr_dist.read.dataset import Dataset, open_dataset
 from ffr_dist.store import Store
@@ -65,6 +66,6 @@ def _read_audit(store: Store) -> dict[str, Any] | None:
 
 def generate_dataset(recipe: str, out: str | None = None) -> Dataset:
     """Generate (or go on generating) the pool of a recipe on Ray, and open it."""
-    run = start_run(load_study(recipe), out=out, command=f"ffr generate {recipe}")
+    run = start_run(load_checked(recipe), out=out, command=f"ffr generate {recipe}")
     make_pool(run)
     return open_dataset(run.store)

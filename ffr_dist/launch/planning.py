@@ -11,7 +11,7 @@ from typing import Any
 from ffr_dist.config import parse
 from ffr_dist.errors import ConfigError
 from ffr_dist.generate.keep import pinned_keep
-from ffr_dist.launch.context import Study
+from ffr_dist.launch.context import CheckedRecipe
 from ffr_dist.launch.fleet.heartbeat import DriverRecord, read_drivers
 from ffr_dist.launch.watch.eventlog import last_lines
 from ffr_dist.launch.watch.observe import Observer
@@ -32,24 +32,24 @@ _SILENT_S = 20.0
 Json = dict[str, Any]
 
 
-def summarise(study: Study, store: Store | None = None) -> Json:
+def summarise(checked: CheckedRecipe, store: Store | None = None) -> Json:
     """Real counts, quotas and arms per group, what is to be made, and what that takes. Reads no image, writes nothing.
 
     Where ``store`` holds a part of it, acceptance, pace and bytes are as measured there, and times and costs are of what
     is left. The pace is else that of the recipe's ``images_per_second``, which has no interval.
     """
-    generate, method = study.recipe.generate, study.method
-    real, quota = study.real_counts(study.recipe.compare.seeds[0]), study.quota()
+    generate, method = checked.recipe.generate, checked.method
+    real, quota = checked.real_counts(checked.recipe.compare.seeds[0]), checked.quota()
     arms = {arm: method.arm_counts(arm, real) for arm in method.arms}
     seen = None if store is None else observe(store)
-    size = interval_size(study)
+    size = interval_size(checked)
     unfillable = None
     try:
         outlook = look_ahead(quota, interval_size=size) if seen is None else _look_ahead(seen, size)
     except ConfigError as error:  # a measured acceptance that leaves no hope: what was found is told all the same
         unfillable = str(error)
         outlook = look_ahead(quota, interval_size=size)
-    pace = _stated_pace(study) if seen is None else seen.pace.estimate() or _stated_pace(study)
+    pace = _stated_pace(checked) if seen is None else seen.pace.estimate() or _stated_pace(checked)
     image_bytes = None if seen is None else _image_bytes(seen)
     return {
         "groups": {
@@ -59,13 +59,13 @@ def summarise(study: Study, store: Store | None = None) -> Json:
                 "arms": {arm: counts.get(name, 0) for arm, counts in arms.items()},
                 **({} if seen is None else _group(seen, name)),
             }
-            for name in study.groups.names
+            for name in checked.groups.names
         },
         "batch": generate.batch,
         "intervals": outlook.expected.intervals,
         "candidates": asdict(outlook.candidates),
         "bytes": round(
-            outlook.expected.accepted * (image_bytes or typical_image_bytes(study.recipe.codec, study.recipe.size))
+            outlook.expected.accepted * (image_bytes or typical_image_bytes(checked.recipe.codec, checked.recipe.size))
         ),
         "images_per_second": None if pace is None else _rate(pace),
         "measured": {
@@ -90,18 +90,18 @@ def observe(store: Store) -> Observer | None:
     return seen
 
 
-def interval_size(study: Study) -> int:
+def interval_size(checked: CheckedRecipe) -> int:
     """Candidates of an interval, as they will be pinned."""
-    return _pinned(study, {}, "", {}).interval_size
+    return _pinned(checked, {}, "", {}).interval_size
 
 
-def pinned(study: Study, prepared: dict[str, str], *, weights_sha256: str) -> Pinned:
+def pinned(checked: CheckedRecipe, prepared: dict[str, str], *, weights_sha256: str) -> Pinned:
     """The resolved settings that round 0 pins. Reads the weights that the keep rules rest on, to pin their hash."""
-    return _pinned(study, prepared, weights_sha256, pinned_keep(study.recipe.generate.keep))
+    return _pinned(checked, prepared, weights_sha256, pinned_keep(checked.recipe.generate.keep))
 
 
-def _pinned(study: Study, prepared: dict[str, str], weights_sha256: str, keep: Json) -> Pinned:
-    generate = study.recipe.generate
+def _pinned(checked: CheckedRecipe, prepared: dict[str, str], weights_sha256: str, keep: Json) -> Pinned:
+    generate = checked.recipe.generate
     return Pinned(
         batch=generate.batch,
         images_per_shard=generate.images_per_shard,
@@ -198,8 +198,8 @@ def _image_bytes(seen: Observer) -> float | None:
     return seen.bytes / accepted if accepted else None
 
 
-def _stated_pace(study: Study) -> Estimate | None:
-    stated = study.recipe.generate.images_per_second
+def _stated_pace(checked: CheckedRecipe) -> Estimate | None:
+    stated = checked.recipe.generate.images_per_second
     return None if stated is None else Estimate(1 / stated)
 
 

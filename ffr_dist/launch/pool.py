@@ -15,7 +15,7 @@ from ffr_dist.generate.driver import Driver, Finished, Progress
 from ffr_dist.generate.inline import Source, run_inline
 from ffr_dist.generate.work import Receipt
 from ffr_dist.generate.worker import Worker, WorkSpec
-from ffr_dist.launch.context import Run, Study, import_real, make_study
+from ffr_dist.launch.context import CheckedRecipe, Run, check_recipe, import_real
 from ffr_dist.launch.device import local_device
 from ffr_dist.launch.events import Began, Ended
 from ffr_dist.launch.fleet.heartbeat import Heartbeat, Spent, claim
@@ -78,28 +78,28 @@ def finished_set(store: Store) -> Manifest | None:
 
 def finish_pool(store: Store, go_on: str = "ffr generate") -> Manifest:
     """Finish an output whose intervals are all decided, from what it holds alone; ``go_on`` says how to make what lacks."""
-    study = study_of(store)
+    checked = recipe_of(store)
     rounds = read_rounds(store)
     if not rounds:
         raise InputError(f"{store.url} has no plan yet; run 'ffr generate' first")
     return finish(
         store,
-        study.groups,
-        study.recipe.codec,
-        study.recipe.size,
+        checked.groups,
+        checked.recipe.codec,
+        checked.recipe.size,
         planned=rounds[-1].round.end,
-        detail=_detail(study),
+        detail=_detail(checked),
         go_on=go_on,
     )
 
 
-def study_of(store: Store) -> Study:
-    """The study that an output was claimed with."""
+def recipe_of(store: Store) -> CheckedRecipe:
+    """The recipe that an output was claimed with, checked."""
     try:
         text = store.get(KEY).decode()
     except MissingError as error:
         raise InputError(f"{store.url} holds no {KEY}: it is not the output of a run") from error
-    return make_study(parse(Recipe, text, f"{store.url}/{KEY}"), text)
+    return check_recipe(parse(Recipe, text, f"{store.url}/{KEY}"), text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +130,7 @@ def _at_work(run: Run, *, join: bool) -> Iterator[_Desk]:
 def _found(run: Run) -> Manifest:
     """What was finished before, unless it was made with other settings."""
     _, plan = _prepared(run)
-    write_first_revision(run.store, run.study.quota(), run.recipe.generate.keep.near_duplicates)
+    write_first_revision(run.store, run.checked.quota(), run.recipe.generate.keep.near_duplicates)
     refuse_other(read_pinned(run.store), plan)
     manifest = finished_set(run.store)
     if manifest is None:
@@ -143,23 +143,23 @@ def _found(run: Run) -> Manifest:
 def _prepared(run: Run) -> tuple[Inputs, Pinned]:
     real = import_real(run, run.recipe.compare.seeds[0]) if run.method.prepare({}) else {}
     inputs, prepared = prepare(run, real)
-    return inputs, pinned(run.study, prepared, weights_sha256=run.method.weights_sha256())
+    return inputs, pinned(run.checked, prepared, weights_sha256=run.method.weights_sha256())
 
 
 def _make(desk: _Desk, signals: StopSignals, *, inline: bool, pilot: bool, patience: Patience) -> Manifest | Progress:
     run = desk.run
     inputs, plan = _prepared(run)
-    quota = run.study.quota()
+    quota = run.checked.quota()
     driver = Driver(
         run.store,
-        run.study.groups,
+        run.checked.groups,
         quota,
         plan,
         near=run.recipe.generate.keep.near_duplicates,
         offset=int(desk.heart.driver, 16) if desk.beside else 0,
     )
     supply = Supply(driver, joined=lambda: desk.beside or desk.heart.company, pilot=pilot)
-    spec = WorkSpec(groups=run.study.groups, codec=run.recipe.codec, size=run.recipe.size, pinned=plan)
+    spec = WorkSpec(groups=run.checked.groups, codec=run.recipe.codec, size=run.recipe.size, pinned=plan)
     run.tell(Began("generate", f"{sum(quota.counts.values()):,} images over {len(quota.counts)} groups"))
     began = time.monotonic()
     if inline:
@@ -187,11 +187,11 @@ def _make(desk: _Desk, signals: StopSignals, *, inline: bool, pilot: bool, patie
     assert isinstance(end, Finished)  # noqa: S101  only a pilot ends otherwise
     manifest = finish(
         run.store,
-        run.study.groups,
+        run.checked.groups,
         run.recipe.codec,
         run.recipe.size,
         planned=end.intervals,
-        detail=_detail(run.study),
+        detail=_detail(run.checked),
         settled=end.settled,
         go_on=run.command,
     )
@@ -235,5 +235,5 @@ def _cannot(run: Run, end: Unfillable, progress: Progress) -> str:
     )
 
 
-def _detail(study: Study) -> Mapping[str, str]:
-    return {"method": study.method.name, "recipe": study.recipe.name}
+def _detail(checked: CheckedRecipe) -> Mapping[str, str]:
+    return {"method": checked.method.name, "recipe": checked.recipe.name}

@@ -60,16 +60,16 @@ def prepare(run: Run, real: Mapping[str, Store]) -> tuple[Inputs, dict[str, str]
 def _sample_set(run: Run, step: MapStep, store: Store, inputs: Inputs) -> str:
     """Make the artefact of a map step: its requests as one set of survivors. Returns the set's manifest_sha256."""
     requests = {(request.group, request.k): request for request in step.requests(inputs)}
-    counts = {name: sum(group == name for group, _ in requests) for name in run.study.groups.names}
-    plan = pinned(run.study, {}, weights_sha256="")
-    driver = Driver(store, run.study.groups, Survivors(counts), plan)
-    spec = WorkSpec(groups=run.study.groups, codec=run.recipe.codec, size=run.recipe.size, pinned=plan)
+    counts = {name: sum(group == name for group, _ in requests) for name in run.checked.groups.names}
+    plan = pinned(run.checked, {}, weights_sha256="")
+    driver = Driver(store, run.checked.groups, Survivors(counts), plan)
+    spec = WorkSpec(groups=run.checked.groups, codec=run.recipe.codec, size=run.recipe.size, pinned=plan)
     sampler = step.sampler(inputs, local_device())
     with Worker(spec, store, sampler, lambda group, ks: [requests[group, k] for k in ks]) as worker:
         end = run_inline(driver, worker)
     if not isinstance(end, Finished):
         raise StoppedError(f"artefact {step.name} cannot be made: {end}")
-    done = finish(store, run.study.groups, run.recipe.codec, run.recipe.size, planned=end.intervals)
+    done = finish(store, run.checked.groups, run.recipe.codec, run.recipe.size, planned=end.intervals)
     return done.manifest_sha256
 
 

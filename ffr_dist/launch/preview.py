@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ffr_dist.errors import InputError
 from ffr_dist.generate.keep import judge, load_agreement, with_agreement
-from ffr_dist.launch.context import Study
+from ffr_dist.launch.context import CheckedRecipe
 from ffr_dist.launch.device import local_device
 from ffr_dist.methods import Inputs
 from ffr_dist.report.sheets import contact_sheet
@@ -17,24 +17,24 @@ _SHEET_PIXELS = 96
 """Tiny images are drawn about this large."""
 
 
-def preview(study: Study, per_group: int) -> tuple[bytes, dict[str, str]]:
+def preview(checked: CheckedRecipe, per_group: int) -> tuple[bytes, dict[str, str]]:
     """A contact sheet with a row for each group, and a line for each group: kept, and why not."""
-    if study.method.prepare({}):
-        raise InputError(f"{study.method.name} prepares artefacts from real images first; run 'ffr generate' instead")
+    if checked.method.prepare({}):
+        raise InputError(f"{checked.method.name} prepares artefacts from real images first; run 'ffr generate' instead")
     inputs = Inputs(real={}, prepared={})
-    sampler = study.method.sampler(inputs, local_device())
-    keep = study.recipe.generate.keep
-    agreement = load_agreement(keep, study.groups)
+    sampler = checked.method.sampler(inputs, local_device())
+    keep = checked.recipe.generate.keep
+    agreement = load_agreement(keep, checked.groups)
     if agreement is not None:
         agreement.to(torch.device(local_device()))
     rows: list[NDArray[np.uint8]] = []
     lines: dict[str, str] = {}
-    for name, quota in study.quota().counts.items():
+    for name, quota in checked.quota().counts.items():
         if not quota:
             continue
-        requests = study.method.requests(inputs, name, range(per_group))
+        requests = checked.method.requests(inputs, name, range(per_group))
         outcomes = sampler.sample(requests, sampler.fetch(requests))
-        outcomes = with_agreement(outcomes, agreement, study.groups, requests)
+        outcomes = with_agreement(outcomes, agreement, checked.groups, requests)
         reasons = [reason for reason in judge(outcomes, keep).reasons if reason]
         rows += list(outcomes.images.cpu().numpy().transpose(0, 2, 3, 1))
         lines[name] = f"{per_group - len(reasons)} of {per_group} kept" + (

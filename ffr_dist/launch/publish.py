@@ -1,4 +1,4 @@
-"""What a run leaves for people and for other programs: results.json and report.html."""
+"""What a run leaves for people: report.html."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ffr_dist.errors import ConflictError, MissingError
+from ffr_dist.errors import MissingError
 from ffr_dist.evaluate.intervals import paired_difference, seed_interval, wilson
 from ffr_dist.launch.context import Run
 from ffr_dist.launch.planning import summarise
+from ffr_dist.launch.rows import Row, cell_of, read_rows
 from ffr_dist.launch.stages import TrainedStage, read_stage
 from ffr_dist.launch.watch.observe import measured_rate
 from ffr_dist.read.dataset import open_dataset
@@ -33,42 +34,6 @@ _SHEET_COLUMNS = 8
 _SHEET_PIXELS = 64
 _LIBRARIES = ("ffr_dist", "torch", "diffusers", "ray", "accelerate", "pyarrow")
 
-Row = dict[str, Any]
-
-
-def read_rows(store: Store) -> list[Row]:
-    """The rows of results.json; none where there is no such object."""
-    try:
-        rows: list[Row] = json.loads(store.get(layout.RESULTS))["rows"]
-    except MissingError:
-        return []
-    return rows
-
-
-def write_rows(store: Store, rows: Sequence[Row]) -> None:
-    """Write results.json. Rows that cannot be compared fairly are refused."""
-    refuse_unfair(rows)
-    store.put(layout.RESULTS, (json.dumps({"rows": list(rows)}, indent=1) + "\n").encode())
-
-
-def add_row(store: Store, row: Row) -> None:
-    """Enter one cell's row, in place of an older one of the same cell."""
-    rows = [old for old in read_rows(store) if _cell_of(old) != _cell_of(row)]
-    write_rows(store, [*rows, row])
-
-
-def refuse_unfair(rows: Sequence[Row]) -> None:
-    """Rows of one (method, bias ratio) must share the pool; rows of one (bias ratio, seed) the real data."""
-    for what, keys in (("pool", ("method", "bias_ratio")), ("real", ("bias_ratio", "seed"))):
-        seen: dict[tuple[Any, ...], str] = {}
-        for row in rows:
-            key = tuple(row[name] for name in keys)
-            if seen.setdefault(key, row[what]) != row[what]:
-                raise ConflictError(
-                    f"results of two different {what} sets cannot stand in one table (cell {row['arm']} × "
-                    f"{row['mitigation']}, seed {row['seed']}); delete {layout.RESULTS} or write to another output"
-                )
-
 
 def write_report(run: Run) -> str:
     """Write report.html from what the output holds; where it lies."""
@@ -84,10 +49,10 @@ def _content(run: Run) -> content.Report:
     return content.Report(
         title=run.recipe.name,
         summary=(
-            f"Method {run.method.name}: a pool of synthetic images balanced over {len(run.study.groups)} groups, and "
-            f"{len({_cell_of(row)[:4] for row in rows})} ways of training, scored per group."
+            f"Method {run.method.name}: a pool of synthetic images balanced over {len(run.checked.groups)} groups, and "
+            f"{len({cell_of(row)[:4] for row in rows})} ways of training, scored per group."
         ),
-        recipe=run.study.text,
+        recipe=run.checked.text,
         provenance=_provenance(run),
         plan=_plan(run),
         generation=None if manifest is None else _generation(run.store),
@@ -117,7 +82,7 @@ def _provenance(run: Run) -> tuple[content.Fact, ...]:
 
 
 def _plan(run: Run) -> content.Plan:
-    summary = summarise(run.study)
+    summary = summarise(run.checked)
     used = {cell.arm for cell in run.recipe.compare.cells}
     groups = tuple(
         content.GroupPlan(
@@ -128,7 +93,7 @@ def _plan(run: Run) -> content.Plan:
             quota=summary["groups"][group.name]["quota"],
             arms={arm: n for arm, n in summary["groups"][group.name]["arms"].items() if arm in used},
         )
-        for group in run.study.groups
+        for group in run.checked.groups
     )
     facts = (
         content.Fact("intervals", str(summary["intervals"])),
@@ -208,7 +173,7 @@ def results_content(recipe: Recipe, rows: Sequence[Row]) -> content.Results:
     """Rows as the report shows them: a cell for each way of training, over its seeds."""
     cells: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        cells.setdefault(_cell_of(row)[:4], []).append(row)
+        cells.setdefault(cell_of(row)[:4], []).append(row)
     lead = recipe.compare.lead
     return content.Results(
         cells=tuple(_cell(key, found, cells) for key, found in cells.items()),
@@ -317,7 +282,3 @@ def _costs(store: Store, stages: Mapping[str, TrainedStage]) -> tuple[content.Co
             content.Cost(stage=name, seconds=sum(stage.seconds for stage in of_name), note=f"{len(of_name)} trained")
         )
     return tuple(costs)
-
-
-def _cell_of(row: Row) -> tuple[Any, ...]:
-    return (row["method"], row["bias_ratio"], row["arm"], row["mitigation"], row["seed"])

@@ -158,7 +158,7 @@ def _fit(run: Run, asked: Asked, stage: Stage, data: CellData, here: World, *, n
         stage,
         model,
         data.sets,
-        run.study.groups,
+        run.checked.groups,
         asked.seed,
         validate=validate,
         augment=run.recipe.train.augment,

@@ -10,7 +10,7 @@ from datetime import timedelta
 from small_run import GROUPS, make_run, recipe_text, write_data
 
 from ffr_dist.launch import curate
-from ffr_dist.launch.context import load_study
+from ffr_dist.launch.context import load_checked
 from ffr_dist.launch.pool import make_pool
 from ffr_dist.store import open_store
 
@@ -44,7 +44,7 @@ def generate(recipe, out):
 def verb(step, folder, store, to=None):
     """One of the verbs as the command line calls it, on a store that is given."""
     if step == "extend":
-        return curate.extend(load_study(str(folder / "fewer.yaml")), store, "ffr generate fewer.yaml")
+        return curate.extend(load_checked(str(folder / "fewer.yaml")), store, "ffr generate fewer.yaml")
     if step == "settle":
         return curate.tighten(store, {"blank_std": 2.5, "grey_levels": 0.001})
     if step == "exclude":

@@ -17,7 +17,8 @@ from ffr_dist.launch.cells import score_cell, train_cell
 from ffr_dist.launch.context import import_real
 from ffr_dist.launch.events import Began, Ended, Warned
 from ffr_dist.launch.pool import make_pool
-from ffr_dist.launch.publish import write_report, write_rows
+from ffr_dist.launch.publish import write_report
+from ffr_dist.launch.rows import write_rows
 from ffr_dist.launch.sets import open_cell_data
 from ffr_dist.models.classifier import load_weights
 from ffr_dist.recipe import CellConfig
@@ -122,7 +123,7 @@ def test_a_stage_that_tells_nothing_is_refused(made, data):
 def test_a_split_with_labels_outside_the_classes_is_refused(made):
     run, _ = made
     stores = import_real(run, 0)
-    groups = Groups.of([*run.study.groups, Group("other_temple", 2, 0)])
+    groups = Groups.of([*run.checked.groups, Group("other_temple", 2, 0)])
     odd = fresh_store()
     write_set(odd, dict.fromkeys(groups.names, 2), groups=groups, side=32, split="val")
     with pytest.raises(DataError, match=r"val split has labels .* 2 classes .* group other_temple \(2\)"):
@@ -134,7 +135,7 @@ def test_broken_images_are_passed_over_where_the_recipe_allows_it_and_told(made,
         made, data, read=("audit: ", "read: {skip_broken: 3}\naudit: "), lrs=("lrs: [0.002]", "lrs: [0.006]")
     )
     train = fresh_store()
-    write_set(train, dict.fromkeys(run.study.groups.names, 6), groups=run.study.groups, side=32)
+    write_set(train, dict.fromkeys(run.checked.groups.names, 6), groups=run.checked.groups, side=32)
     stores = {**import_real(run, 0), "train": train}
     whole = open_cell_data(run, stores).sets["real"].whole
     key, start = whole.shards[0].key, int(whole.columns.offset[3])

@@ -9,7 +9,7 @@ from small_run import recipe_text
 from ffr_dist.config import parse
 from ffr_dist.errors import InputError
 from ffr_dist.launch import planning
-from ffr_dist.launch.context import make_study
+from ffr_dist.launch.context import check_recipe
 from ffr_dist.launch.fleet import heartbeat
 from ffr_dist.launch.fleet.heartbeat import DriverRecord
 from ffr_dist.launch.planning import FLEETS, Status, read_status, summarise
@@ -46,8 +46,8 @@ def text(data):
     )
 
 
-def study_of(text):
-    return make_study(parse(Recipe, text, "small"), text)
+def recipe_of(text):
+    return check_recipe(parse(Recipe, text, "small"), text)
 
 
 def commit_of(planned, interval, seconds=20.0):
@@ -104,7 +104,7 @@ def test_an_output_without_a_plan_has_no_status(tmp_path):
 
 
 def test_a_plan_without_measurements_gives_no_interval_and_no_rate(text):
-    found = summarise(study_of(text))
+    found = summarise(recipe_of(text))
     assert found["images_per_second"] is None
     assert found["fleets"] == []
     assert found["spent"] is None
@@ -115,7 +115,7 @@ def test_a_plan_without_measurements_gives_no_interval_and_no_rate(text):
 
 
 def test_a_stated_rate_gives_time_and_cost_for_1_8_and_64_workers(text):
-    found = summarise(study_of(text.replace("batch: 50,", "batch: 50, images_per_second: 2, workers: 3,")))
+    found = summarise(recipe_of(text.replace("batch: 50,", "batch: 50, images_per_second: 2, workers: 3,")))
     assert [fleet["workers"] for fleet in found["fleets"]] == sorted({*FLEETS, 3})
     one = found["fleets"][0]
     assert one["seconds"] == {"expected": pytest.approx(2_000, rel=0.01), "low": None, "high": None}
@@ -126,7 +126,7 @@ def test_a_stated_rate_gives_time_and_cost_for_1_8_and_64_workers(text):
 
 def test_a_plan_after_the_pilot_rests_on_it(text, store):
     make_rounds(store, 1)
-    found = summarise(study_of(text), store)
+    found = summarise(recipe_of(text), store)
     assert found["measured"] == {"acceptance": True, "rate": True}
     group = found["groups"]["low_temple"]
     assert (group["tried"], group["accepted"]) == (200, pytest.approx(100, abs=4))
@@ -148,7 +148,7 @@ def test_a_plan_after_the_pilot_rests_on_it(text, store):
 def test_a_pilot_that_leaves_no_hope_for_a_group_says_so_and_shows_what_it_found(text, store, monkeypatch):
     monkeypatch.setitem(RATES, "high_temple", 0.0)
     make_rounds(store, 1)
-    found = summarise(study_of(text), store)
+    found = summarise(recipe_of(text), store)
     assert "high_temple" in found["unfillable"]
     assert found["fleets"] == []
     assert found["groups"]["high_temple"]["accepted"] == 0

@@ -13,7 +13,7 @@ from ffr_dist.launch.events import Began, Ended
 from ffr_dist.launch.local import run_all
 from ffr_dist.launch.planning import read_status, summarise
 from ffr_dist.launch.pool import finish_pool
-from ffr_dist.launch.publish import add_row, read_rows
+from ffr_dist.launch.rows import add_row, read_rows
 from ffr_dist.shards.verify import verify
 from ffr_dist.store import open_store
 
@@ -153,11 +153,11 @@ def test_a_pool_that_fails_its_audit_is_not_trained_on(data, tmp_path):
 
 def test_the_plan_tells_what_will_be_made(data):
     from ffr_dist.config import parse
-    from ffr_dist.launch.context import make_study
+    from ffr_dist.launch.context import check_recipe
     from ffr_dist.recipe import Recipe
 
     text = recipe_text(data)
-    plan = summarise(make_study(parse(Recipe, text, "small"), text))
+    plan = summarise(check_recipe(parse(Recipe, text, "small"), text))
     assert plan["groups"]["low_flowers"] == {
         "real": 4,
         "quota": 16,
