@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.nn import functional
-from train_demo_generator import Batch, Critic, Pool, encode, generator_images, unit
+from train_demo_generator import Batch, Critic, Pool, encode, learned_images, unit
 
 from ffr_dist.datasets.embedded import DIGIT_WORDS, GROUPS, PHOTOGRAPHS, SIZE, EmbeddedConfig, prompt
 from ffr_dist.models.generator import DiffusersSampler, GeneratorConfig, generator_folder, weights_sha256
@@ -202,7 +202,7 @@ def main() -> None:
         guidance: GeneratorConfig(weights=given.weights, steps=STEPS, guidance=guidance, size=SIZE)
         for guidance in GUIDANCES
     }
-    training = generator_images(None)
+    training = learned_images(None, None)
     clean = EmbeddedConfig(val=1200, bias_ratio=0.5, camera_gap="none")
     held_out = images_of("val", clean, seed=1)
     judges = {what: learn(what, images_of("probe", clean), steps, seed=0) for what, steps in JUDGES.items()}

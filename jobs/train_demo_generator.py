@@ -6,6 +6,10 @@ Everything is trained from scratch on the embedded world's ``generator`` split a
 tokens are whole words; a critic (a small digit classifier); an autoencoder that must keep what the critic looks at; and
 a text encoder with a denoising UNet on its latents. Seeds and numbers of steps are fixed. A killed run goes on from its
 last checkpoint in ``--work``. ``--quick`` runs every stage for a few steps, to see that the script works.
+
+``--bias-ratio`` makes another generator, for the question whether one that saw nothing but the classifiers' biased data
+helps them: it learns from the demo's training split of seed 0 at that ratio, camera gap included, in place of the
+generator's own. ``--share`` shortens every stage to that share of its steps.
 """
 
 from __future__ import annotations
@@ -207,9 +211,12 @@ class Workshop:
 
     checkpoints: Path
     quick: bool
+    share: float
+    """Of the steps of each stage."""
     log: dict[str, Any]
 
     def train(self, task: Task, config: FitConfig, batch: int) -> None:
+        config = config.model_copy(update={"steps": max(1, round(self.share * config.steps))})
         if self.quick:
             config = config.model_copy(update={"steps": 3, "log_every": 1, "checkpoint_every": None, "warmup_steps": 0})
         began = time.monotonic()
@@ -233,8 +240,11 @@ def unit(pixels: torch.Tensor) -> torch.Tensor:
     return pixels.float() / 127.5 - 1 if pixels.dtype == torch.uint8 else pixels
 
 
-def generator_images(limit: int | None) -> Pool:
-    split = next(split for split in EmbeddedConfig().splits(SEED) if split.name == "generator")
+def learned_images(bias_ratio: float | None, limit: int | None) -> Pool:
+    """What the generator learns from: its own images, or the training split of a bias ratio."""
+    config = EmbeddedConfig() if bias_ratio is None else EmbeddedConfig(bias_ratio=bias_ratio)
+    name = "generator" if bias_ratio is None else "train"
+    split = next(split for split in config.splits(SEED) if split.name == name)
     samples = [sample for sample, _ in zip(split.samples(), range(limit or 10**9), strict=False)]
     pixels = np.stack([np.asarray(sample.image) for sample in samples])
     return Pool(
@@ -422,6 +432,8 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, required=True, help="folder of the pipeline; replaced")
     arguments.add_argument("--work", type=Path, required=True, help="folder of checkpoints and the log")
     arguments.add_argument("--threads", type=int, default=2)
+    arguments.add_argument("--bias-ratio", type=float, help="learn from the training split of this ratio instead")
+    arguments.add_argument("--share", type=float, default=1.0, help="of the steps of each stage")
     arguments.add_argument("--quick", action="store_true", help="a few steps of everything, into --out all the same")
     given = arguments.parse_args()
     torch.set_num_threads(given.threads)
@@ -430,11 +442,10 @@ def main() -> None:
         "diffusers": diffusers.__version__,
         "transformers": transformers.__version__,
     }
-    workshop = Workshop(
-        given.work.resolve() / "checkpoints", given.quick, {"versions": versions, "threads": given.threads}
-    )
+    told = {"versions": versions, "threads": given.threads, "bias_ratio": given.bias_ratio, "share": given.share}
+    workshop = Workshop(given.work.resolve() / "checkpoints", given.quick, given.share, told)
 
-    pool = generator_images(200 if given.quick else None)
+    pool = learned_images(given.bias_ratio, 200 if given.quick else None)
     workshop.log["images"] = len(pool.pixels)
     words = given.work / "tokenizer"
     tokenizer = make_tokenizer(words)
