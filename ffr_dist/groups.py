@@ -16,7 +16,7 @@ UNKNOWN_BIAS = -1
 """The bias of a sample whose bias attribute nobody knows."""
 
 _NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*\Z")
-_LONGEST_NAME = 40
+LONGEST_NAME = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,10 @@ class Group:
     bias: int
 
     def __post_init__(self) -> None:
-        if not _NAME.match(self.name) or len(self.name) > _LONGEST_NAME:
+        if not _NAME.match(self.name) or len(self.name) > LONGEST_NAME:
             raise ConfigError(
                 f"group name {self.name!r} is not usable: write a-z, 0-9 and single _ between them, "
-                f"at most {_LONGEST_NAME} characters"
+                f"at most {LONGEST_NAME} characters"
             )
         if self.label < 0:
             raise ConfigError(f"group {self.name}: label is {self.label}; classes count from 0")

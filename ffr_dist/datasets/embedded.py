@@ -212,6 +212,7 @@ def _lay_out(use: Use, counts: Mapping[str, int], seed: int) -> _Layout:
     return _Layout(np.concatenate(rows)[order], np.concatenate(bias)[order])
 
 
+@lru_cache(maxsize=1)
 def _lay_out_generator() -> _Layout:
     rng = _rng(0, "generator", 0, "layout")
     allowed = digit_rows("generator")

@@ -45,6 +45,8 @@ def ingest(
     where the split says so.
     """
     detail: dict[str, Any] = {"identity": dict(split.identity)}
+    if split.left_out:
+        detail["left_out"] = dict(split.left_out)
 
     def convert(sample: Sample) -> bytes:
         if keep_bytes:
@@ -93,7 +95,7 @@ def _usable(
         lines = [*named, f"and {bad - _SHOWN} more"] if bad > _SHOWN else named
         raise DataError(
             "\n  ".join([f"split {split.name}: {bad} of its images cannot be used:", *lines])
-            + "\nrepair or remove them, or leave them out with 'on_bad_image: skip'"
+            + "\nrepair them, or leave them out: data of kind folder, huggingface or webdataset has 'on_bad_image: skip' for it"
         )
     empty = [name for name in split.groups.names if not counts[name]]
     if not counts or (empty and split.name in EVALUATED):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,8 @@ class Split:
     """Samples of each declared group, 0 included; cheap: a plan is made from it before any image is read."""
     skip_bad_images: bool = False
     """Leave out images that cannot be decoded, and count them, where otherwise they refuse the split."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Images of the publisher's that are not in the split, by reason; the import's manifest keeps it."""
 
     @property
     def folder(self) -> str:

@@ -13,6 +13,11 @@ MANIFEST_COPY = "manifest.json"
 """A copy of the highest manifest, for people; programs read ``manifests/``."""
 RESULTS = "results.json"
 REPORT = "report.html"
+AUDIT = "audit.json"
+REAL = "real"
+DATASET_CARD = "README.md"
+CROISSANT = "croissant.json"
+"""What the finished set is, for people and for other programs; written anew with each revision."""
 COMMITS = "commits"
 FAILURES = "failures"
 DRIVERS = "drivers"
@@ -22,6 +27,8 @@ MANIFESTS = "manifests"
 PLAN = "plan"
 SELECTION = "selection"
 SHARDS = "shards"
+STUDY = "study.yaml"
+STUDY_FAILURES = "study-failures"
 
 LAST_INTERVAL = 99_999_999
 """Intervals have eight digits in keys: sorted keys are sorted intervals."""
@@ -65,6 +72,10 @@ def log_key(segment: int) -> str:
     return f"{LOG}/{_number(segment)}.parquet"
 
 
+def study_failure_key(job: str) -> str:
+    return f"{STUDY_FAILURES}/{_safe(job)}.json"
+
+
 def round_key(number: int) -> str:
     return f"{PLAN}/round-{number:03d}.json"
 
@@ -81,9 +92,14 @@ def index_key(revision: int, sha256: str) -> str:
     return f"{MANIFESTS}/{revision:04d}-{sha256[:_HASH]}.index.parquet"
 
 
+def audit_sheet_key(name: str) -> str:
+    """Of a contact sheet that the audit made."""
+    return f"audit/{_safe(name)}"
+
+
 def real_folder(split_folder: str) -> str:
     """Where an imported split lies; ``Split.folder`` gives the name."""
-    return f"real/{split_folder}"
+    return f"{REAL}/{split_folder}"
 
 
 def train_folder(cell: str) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import textwrap
 from collections import Counter
@@ -171,8 +172,8 @@ def test_everything_wrong_with_a_table_is_told_at_once(tmp_path):
     assert "column label: 'frog' is not in 'classes' (2 rows, the first is row 8); there are 'cat', 'dog'" in told
     assert "column bias: 'moon' is not in 'biases' (1 row, the first is row 10)" in told
     assert "column split: 'holdout' is not in 'split_names' (1 row, the first is row 11)" in told
-    assert "2 files in the table twice: 'a.png', 'g.png'" in told
-    assert "split train: no group declares label 1 with bias 0 (1 row, the first is row 12)" in told
+    assert "2 files named twice: 'a.png', 'g.png'" in told
+    assert "split train: no group declares label 1 with bias 0 (1 image, the first is 'g.png')" in told
 
 
 def test_long_lists_are_cut_and_counted(tmp_path):
@@ -220,7 +221,7 @@ def test_a_column_may_serve_twice_but_not_stand_there_twice(tmp_path):
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_an_empty_declared_group_of_an_evaluated_split_is_refused(tmp_path, split):
     told = problems(folder(tmp_path, split_groups={**SETTINGS["split_groups"], split: GROUPS}))
-    assert f"split {split}: no row of declared group" in told
+    assert f"split {split}: no image of declared group" in told
 
 
 def test_an_empty_group_of_the_training_split_is_what_the_pool_is_for(tmp_path):
@@ -292,10 +293,14 @@ def test_the_documented_settings_are_settings():
     (reading,) = (block["read"] for block in blocks if "read" in block)
     assert set(reading) == set(ReadConfig.model_fields)
     from_data(ReadConfig, reading, "docs/data.md")
-    whole, per_split = (block for block in blocks if "read" not in block)
-    told = from_data(FolderConfig, whole["data"] | per_split, "docs/data.md")
+    of_kind = {block["data"]["kind"]: block["data"] for block in blocks if "data" in block}
+    (per_split,) = (block for block in blocks if "split_groups" in block)
+    whole = of_kind.pop("folder") | per_split
+    told = from_data(FolderConfig, whole, "docs/data.md")
     assert told.declared("test").names == ("landbird_ocean", "waterbird_forest")
-    assert set(whole["data"]) | set(per_split) == set(FolderConfig.model_fields)
+    assert set(whole) == set(FolderConfig.model_fields)
+    for other in of_kind.values():
+        TypeAdapter(DataConfig).validate_json(json.dumps(other))
 
 
 def test_images_and_tables_come_from_any_url(tmp_path):
