@@ -89,6 +89,6 @@ def write_stage(folder, classes=2, seed=0, config=_STAGE_CONFIG, head=None):
     body = save_weights(model)
     name = f"weights-{hashlib.sha256(body).hexdigest()[:12]}.safetensors"
     (folder / name).write_bytes(body)
-    stage = {"weights": f"train/0123456789abcdef/{name}", "identity": {"model": config.model_dump(mode="json")}}
+    stage = {"weights": f"train/0123456789abcdef/{name}", "model": config.model_dump(mode="json")}
     (folder / "stage.json").write_text(json.dumps(stage))
     return folder

@@ -43,15 +43,20 @@ def begin_cell(checked: CheckedRecipe, seed: int, *, out: str | None, command: s
 
 def stages_of(run: Run, cell: CellConfig, data: CellData) -> tuple[AnyStage, ...]:
     """What the method wants trained for a cell."""
-    stages = run.method.train(cell.arm, cell.mitigation, data.sets["real"].counts())
-    for stage in stages:
-        for source in stage.sources:
-            if source.set not in data.sets:
-                raise InputError(f"arm {cell.arm} needs the set {source.set!r}, which this dataset does not have")
-    return stages
+    return run.method.train(cell.arm, cell.mitigation, data.sets["real"].counts())
 
 
 def train_cell(
+    run: Run, cell: CellConfig, seed: int, data: CellData, *, until: str | None = None
+) -> list[TrainedStage]:
+    """As :func:`train_stages`; the model of a cell that is trained to its end is left for others."""
+    trained = train_stages(run, cell, seed, data, until=until)
+    if len(trained) == len(stages_of(run, cell, data)):
+        world().by_main(lambda: _publish_model(run, cell, seed, trained, data))
+    return trained
+
+
+def train_stages(
     run: Run, cell: CellConfig, seed: int, data: CellData, *, until: str | None = None
 ) -> list[TrainedStage]:
     """Train the stages of a cell that are not done yet, up to the one named ``until``; all of them, in order."""
@@ -60,18 +65,16 @@ def train_cell(
     if until is not None and until not in {stage.name for stage in stages}:
         raise InputError(f"arm {cell.arm} has no stage {until!r}; it has {', '.join(stage.name for stage in stages)}")
     for stage in stages:
-        trained.append(train_stage(run, Asked(cell, seed, stage, trained[-1] if trained else None), data))
+        trained.append(train_stage(run, Asked(cell, seed, stage, tuple(trained)), data))
         if stage.name == until:
             break
-    if len(trained) == len(stages):
-        world().by_main(lambda: _publish_model(run, cell, seed, trained, data))
     return trained
 
 
 def score_cell(run: Run, cell: CellConfig, seed: int, data: CellData, stages: Sequence[TrainedStage]) -> Row:
     """The row of results of a trained cell, scored on test once and kept beside its weights."""
     trained = stages[-1]
-    key = f"{trained.folder}/test-{data.test.fingerprint[:12]}.json"
+    key = test_key(trained, data)
     here = world()
     counts = here.by_main(lambda: _read_counts(run.store, key, data.test))
     if counts is None:
@@ -85,6 +88,11 @@ def score_cell(run: Run, cell: CellConfig, seed: int, data: CellData, stages: Se
 
         here.by_main(write)
     return row_of(run, cell, seed, data, stages, counts)
+
+
+def test_key(trained: TrainedStage, data: CellData) -> str:
+    """Where the counts of a cell's test lie."""
+    return f"{trained.folder}/test-{data.test.fingerprint[:12]}.json"
 
 
 def _read_counts(store: Store, key: str, test: Dataset) -> dict[str, Count] | None:
@@ -134,7 +142,7 @@ def _publish_model(
 
 def _class_names(run: Run, classes: int) -> tuple[str, ...]:
     """As the table of labels calls them, where there is one."""
-    named: Mapping[str, int] = getattr(run.recipe.data, "classes", {})
+    named: Mapping[str, int] = getattr(run.recipe.data, "classes", None) or {}
     return tuple(
         "/".join(name for name, label in named.items() if label == number) or str(number) for number in range(classes)
     )

@@ -10,13 +10,16 @@ from ffr_dist.datasets.source import Split
 from ffr_dist.errors import ConfigError, InputError
 from ffr_dist.groups import Groups
 from ffr_dist.launch.events import Began, Ended, Tell, silent
+from ffr_dist.launch.possible import refuse_impossible
 from ffr_dist.methods import Method
+from ffr_dist.models.features import check_features
 from ffr_dist.models.pretrained import check_classifier
 from ffr_dist.quota import Exact, Quota, Survivors
 from ffr_dist.recipe import KEY, Recipe, build_method, claim_output, load_recipe, pixel_fields
 from ffr_dist.store import Store, open_store
 
-_NEEDED = ("train", "val", "test")
+NEEDED = ("train", "val", "test")
+"""The splits of real data that a comparison takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,21 +58,26 @@ def load_checked(path: str) -> CheckedRecipe:
 def check_recipe(recipe: Recipe, text: str, method: Method | None = None) -> CheckedRecipe:
     """A recipe in memory, checked; ``method`` stands in for the recipe's own."""
     splits = {split.name: split for split in recipe.data.splits(recipe.compare.seeds[0])}
-    absent = [name for name in _NEEDED if name not in splits]
+    absent = [name for name in NEEDED if name not in splits]
     if absent:
         raise ConfigError(f"data: there is no {' and no '.join(absent)} split; a comparison needs train, val and test")
     groups = splits["train"].groups
     chosen = method or build_method(recipe, groups)
     chosen.check()
     check_classifier(recipe.train.model)
+    recipe.audit.refuse_unknowable(groups, generator="generator" in splits)
+    if recipe.audit.features is not None:
+        check_features(recipe.audit.features)
     checked = CheckedRecipe(recipe=recipe, text=text, method=chosen, groups=groups)
-    _refuse_small_pool(checked)
-    for cell in recipe.compare.cells:
-        chosen.train(cell.arm, cell.mitigation, checked.real_counts(recipe.compare.seeds[0]))
+    refuse_small_pool(checked)
+    for seed in recipe.compare.seeds:
+        for cell in recipe.compare.cells:
+            refuse_impossible(chosen, cell, checked.splits(seed))
     return checked
 
 
-def _refuse_small_pool(checked: CheckedRecipe) -> None:
+def refuse_small_pool(checked: CheckedRecipe) -> None:
+    """ConfigError where an arm of the recipe's cells trains on more images than its quota makes."""
     quota = checked.quota().counts
     for seed in checked.recipe.compare.seeds:
         real = checked.real_counts(seed)
@@ -91,6 +99,8 @@ class Run:
     command: str
     """How this run is started, for messages that say how to go on."""
     tell: Tell = silent
+    variant: str = ""
+    """In a study: which of its variants of the recipe this is."""
 
     @property
     def recipe(self) -> Recipe:

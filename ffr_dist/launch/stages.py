@@ -1,8 +1,8 @@
 """Stages of cells: trained once, and found by whoever needs them again.
 
-A stage lies in ``train/<hash>/``, where the hash covers what it asks for, the fingerprints of the data it reads, its seed and
-the weights it starts from. So a stage that two cells share (FFR's pretraining) is trained once. ``stage.json`` is written
-last: without it the stage is not done.
+A stage lies in ``train/<hash>/``, where the hash covers what it asks for, the fingerprints of the data it reads, its seed, the
+weights it starts from and those that found its mistakes. So a stage that two cells share (FFR's pretraining) is trained once.
+``stage.json`` is written last: without it the stage is not done.
 
 Several processes may train a stage together. The first of them alone looks what is done, writes and is listened to; the
 others wait for its word, so that all go the same way.
@@ -17,7 +17,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from ffr_dist.config import digest
@@ -39,6 +41,7 @@ from ffr_dist.store import Store
 from ffr_dist.train import Checkpoints, Progress, Score, Task, fit
 from ffr_dist.train.classify import chosen_sets, classification_task
 from ffr_dist.train.dfr import fit_head
+from ffr_dist.train.jtt import find_mistakes
 from ffr_dist.train.stage import AnyStage, HeadStage, Stage
 from ffr_dist.train.world import World, world
 
@@ -52,6 +55,8 @@ class TrainedStage:
     """Key of the weights in the run's store."""
     sha256: str
     identity: Mapping[str, Any]
+    model: Mapping[str, Any]
+    """The config of the classifier, for whoever builds it again."""
     history: list[dict[str, Any]]
     seconds: float
     """What training took, all alternatives together; of the last start only, where it was resumed."""
@@ -66,7 +71,20 @@ class Asked:
     cell: CellConfig
     seed: int
     stage: AnyStage
-    before: TrainedStage | None
+    earlier: tuple[TrainedStage, ...] = ()
+    """The cell's stages before it, trained, in order."""
+
+    @property
+    def before(self) -> TrainedStage | None:
+        """What it starts from; None: from fresh weights."""
+        earlier = self.earlier if self.finder is None else self.earlier[:-1]
+        return earlier[-1] if earlier else None
+
+    @property
+    def finder(self) -> TrainedStage | None:
+        """What has found the mistakes that it draws more often, where there is such a stage."""
+        finds = isinstance(self.stage, Stage) and self.stage.jtt is not None
+        return self.earlier[-1] if finds and self.earlier else None
 
     @property
     def cell_name(self) -> str:
@@ -106,13 +124,14 @@ def train_stage(run: Run, asked: Asked, data: CellData) -> TrainedStage:
     if isinstance(stage, HeadStage):
         learned = [_fit_head(run, asked, stage, data, here)]
     else:
+        mistakes = None if asked.finder is None else _mistakes(run, asked, asked.finder, stage, data, here)
         learned = [
-            _fit(run, asked, stage, data, here, number=number, prefix=_try_folder(folder, number))
+            _fit(run, asked, stage, data, here, number=number, prefix=_try_folder(folder, number), mistakes=mistakes)
             for number in range(len(stage.fits))
         ]
     best = max(learned, key=lambda one: one.value)  # the first of equals
     seconds = time.monotonic() - began
-    trained = here.by_main(lambda: _write_stage(run.store, folder, identity, best, seconds, len(learned)))
+    trained = here.by_main(lambda: _write_stage(run, folder, identity, best, seconds, len(learned)))
     _warn_if_worse(run, asked, trained)
     run.tell(Ended(asked.what, _told(trained)))
     return trained
@@ -123,7 +142,8 @@ def _identity(run: Run, asked: Asked, data: CellData) -> dict[str, Any]:
     config = run.recipe.train.model
     return {
         "stage": asked.stage.identity(),
-        "model": config.model_dump(mode="json"),
+        # The weights by what they are, below, and not by where they lie.
+        "model": config.model_dump(mode="json", exclude={"weights"}),
         "model_sha256": classifier_sha256(config),
         "augment": run.recipe.train.augment.model_dump(mode="json"),
         "seed": asked.seed,
@@ -135,10 +155,48 @@ def _identity(run: Run, asked: Asked, data: CellData) -> dict[str, Any]:
         },
         "val": data.val.fingerprint,
         "init": None if asked.before is None else asked.before.sha256,
+        "finder": None if asked.finder is None else asked.finder.sha256,
     }
 
 
-def _fit(run: Run, asked: Asked, stage: Stage, data: CellData, here: World, *, number: int, prefix: str) -> _Learned:
+def _mistakes(
+    run: Run, asked: Asked, finder: TrainedStage, stage: Stage, data: CellData, here: World
+) -> NDArray[np.int64]:
+    """What the stage before gets wrong of a stage's sources. Kept, as on another device a tie may fall otherwise."""
+    sets = chosen_sets(stage, data.sets)
+    key, count = f"{finder.folder}/mistakes.bin", sum(len(dataset) for dataset in sets)
+    body = here.by_main(lambda: run.store.get(key) if run.store.exists(key) else None)
+    if body is None:
+        model = load_model(run, finder, data).to(here.device)
+        here.meet()
+        wrong = np.zeros(count, np.bool_)
+        wrong[find_mistakes(model, sets, here, run.recipe.read)] = True
+        body = np.packbits(wrong).tobytes()
+        here.by_main(lambda: run.store.put(key, body))
+    if len(body) != -(-count // 8):
+        raise BrokenError(
+            f"{key} does not hold a bit for each of {count:,} samples; delete it, and run the same command again"
+        )
+    mistakes = np.flatnonzero(np.unpackbits(np.frombuffer(body, np.uint8), count=count))
+    if not 0 < len(mistakes) < count:
+        how = "no sample" if not len(mistakes) else "every sample"
+        run.tell(
+            Warned(f"{asked.what}: the stage before gets {how} wrong, so that this is erm; change train.jtt.steps")
+        )
+    return mistakes
+
+
+def _fit(
+    run: Run,
+    asked: Asked,
+    stage: Stage,
+    data: CellData,
+    here: World,
+    *,
+    number: int,
+    prefix: str,
+    mistakes: NDArray[np.int64] | None,
+) -> _Learned:
     """One of a stage's alternatives, trained."""
     config = stage.fits[number].model_copy(update={"seed": asked.seed})
     model = load_model(run, asked.before, data) if asked.before is not None else _fresh(run, data, asked.seed)
@@ -160,7 +218,8 @@ def _fit(run: Run, asked: Asked, stage: Stage, data: CellData, here: World, *, n
         data.sets,
         run.checked.groups,
         asked.seed,
-        validate=validate,
+        mistakes=mistakes,
+        validate=validate if stage.validated else None,
         augment=run.recipe.train.augment,
         read=run.recipe.read,
     )
@@ -172,7 +231,12 @@ def _fit(run: Run, asked: Asked, stage: Stage, data: CellData, here: World, *, n
         weights=save_weights(model),
         history=result.history,
         score=result.best,
-        chosen={"lr": config.lr, "step": result.best_step, **({"skipped": skipped} if skipped else {})},
+        chosen={
+            "lr": config.lr,
+            "step": result.best_step,
+            **({} if mistakes is None else {"mistakes": len(mistakes)}),
+            **({"skipped": skipped} if skipped else {}),
+        },
     )
 
 
@@ -209,7 +273,7 @@ def _fit_head(run: Run, asked: Asked, stage: HeadStage, data: CellData, here: Wo
 
 
 def _write_stage(
-    store: Store, folder: str, identity: Mapping[str, Any], learned: _Learned, seconds: float, tries: int
+    run: Run, folder: str, identity: Mapping[str, Any], learned: _Learned, seconds: float, tries: int
 ) -> TrainedStage:
     sha256 = hashlib.sha256(learned.weights).hexdigest()
     weights = f"{folder}/weights-{sha256[:12]}.safetensors"
@@ -219,6 +283,7 @@ def _write_stage(
         weights=weights,
         sha256=sha256,
         identity=identity,
+        model=run.recipe.train.model.model_dump(mode="json"),
         history=learned.history,
         seconds=round(seconds, 3),
         chosen={
@@ -227,10 +292,10 @@ def _write_stage(
             **({} if score is None else dict(score.detail)),
         },
     )
-    store.put(weights, learned.weights)
-    store.put(f"{folder}/stage.json", json.dumps(asdict(trained), sort_keys=True).encode())
+    run.store.put(weights, learned.weights)
+    run.store.put(f"{folder}/stage.json", json.dumps(asdict(trained), sort_keys=True).encode())
     for number in range(tries):
-        Checkpoints(store, _try_folder(folder, number)).drop()
+        Checkpoints(run.store, _try_folder(folder, number)).drop()
     return trained
 
 

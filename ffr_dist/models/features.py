@@ -1,4 +1,4 @@
-"""Frozen models that judge images: does this one show what it was made for?
+"""Frozen models that look at images: does this one show what it was made for, and what does it look like?
 
 A folder says by its own config what it is: an image classifier of transformers, a trained stage of ours (``stage.json``
 and its weights), or a CLIP. It is checked without importing torch, loaded from safetensors alone, and identified by the
@@ -16,7 +16,9 @@ from ffr_dist.errors import ConfigError
 from ffr_dist.models.folder import fetched_folder, hash_files, is_url, read_json, weight_files
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
 Kind = Literal["classifier", "clip", "stage"]
 
@@ -59,6 +61,37 @@ def load_judge(weights: str, sha256: str | None, classes: int) -> Judge:
     if judge.classes < classes:
         raise ConfigError(f"the classifier in {folder} knows {judge.classes} classes, the groups have {classes}")
     return judge
+
+
+class Features:
+    """What a judge sees in an image before it judges: CLIP's embedding, or what a classifier's last layer is given."""
+
+    def __init__(self, judge: _Classifier | _Stage | _Clip, sha256: str, device: torch.device) -> None:
+        self._judge = judge.to(device)
+        self._device = device
+        self.sha256 = sha256
+        """Of all that it is loaded from."""
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(images, features) of images (images, height, width, 3)."""
+        import torch  # noqa: PLC0415
+
+        with torch.inference_mode():
+            pixels = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2)
+            found: NDArray[np.float32] = self._judge.features(pixels).float().cpu().numpy()
+        return found
+
+
+def load_features(weights: str, device: torch.device, sha256: str | None = None) -> Features:
+    """The features of the judge in a folder, or at a URL; ConfigError where it is not what ``sha256`` says."""
+    judge = load_judge(weights, sha256, 0)
+    assert isinstance(judge, _Classifier | _Stage | _Clip)  # noqa: S101 (there are no others)
+    return Features(judge, judge_sha256(weights), device)
+
+
+def check_features(weights: str) -> None:
+    """ConfigError where a folder, or what lies at a URL, is no judge's; nothing is loaded."""
+    _files(_folder(weights, "audit.features"))
 
 
 def preprocess(settings: Mapping[str, Any]) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -116,6 +149,20 @@ class _Classifier:
         with torch.inference_mode():
             return _probability(self._model(pixel_values=self._prepare(images)).logits, labels)
 
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        import torch  # noqa: PLC0415
+
+        heads = [layer for layer in self._model.modules() if isinstance(layer, torch.nn.Linear)]
+        if not heads or heads[-1].out_features != self.classes:
+            raise ConfigError("the classifier does not end in a linear layer, so it has no features; use another model")
+        given: list[torch.Tensor] = []
+        hook = heads[-1].register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+        try:
+            self._model(pixel_values=self._prepare(images))
+        finally:
+            hook.remove()
+        return given[0]
+
 
 class _Stage:
     """Probability of the label's class, by a classifier that a stage of ours has trained."""
@@ -129,7 +176,7 @@ class _Stage:
 
         weights = load_weights((folder / _stage_weights(folder)).read_bytes())
         try:
-            config = classifier_config(read_json(folder / _STAGE)["identity"]["model"])
+            config = classifier_config(read_json(folder / _STAGE)["model"])
             self.classes = len(weights["head.bias"])
             self._model = build_classifier(config, self.classes, 0)
             take_head(self._model, weights)
@@ -147,6 +194,10 @@ class _Stage:
 
         with torch.inference_mode():
             return _probability(self._model(images.float() / 255), labels)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self._model.features(images.float() / 255)
+        return found
 
 
 class _Clip:
@@ -169,10 +220,14 @@ class _Clip:
         import torch  # noqa: PLC0415
 
         with torch.inference_mode():
-            pooled = self._model.vision_model(pixel_values=self._prepare(images)).pooler_output
-            seen = self._model.visual_projection(pooled)
+            seen = self.features(images)
             told = torch.cat([self._text(prompt) for prompt in prompts])
             return torch.nn.functional.cosine_similarity(seen.float(), told.float())
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        pooled = self._model.vision_model(pixel_values=self._prepare(images)).pooler_output
+        embedding: torch.Tensor = self._model.visual_projection(pooled)
+        return embedding
 
     def _embed_alone(self, prompt: str) -> torch.Tensor:
         # One prompt at a time and at full length, so that its embedding does not depend on its batch.
@@ -206,10 +261,10 @@ def _load(model: Any, folder: Path) -> Any:
         ).eval()
 
 
-def _folder(weights: str) -> Path:
+def _folder(weights: str, key: str = "agreement weights") -> Path:
     folder = fetched_folder(weights) if is_url(weights) else Path(weights).expanduser()
     if not folder.is_dir():
-        raise ConfigError(f"agreement weights {weights!r}: no such folder; give a folder, or a URL of one")
+        raise ConfigError(f"{key} {weights!r}: no such folder; give a folder, or a URL of one")
     return folder
 
 

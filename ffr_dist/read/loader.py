@@ -258,7 +258,8 @@ class _Stream:
         for (step, some), count, end in zip(pairs, counts, ends.tolist(), strict=True):
             step.read[some] = number_of[end - count : end]
             step.starts[some] = start_of[end - count : end]
-            step.bodies.update((number, bodies[number]) for number in {*step.read[some].tolist()} - {-1})
+            for number in {*number_of[end - count : end].tolist()} - {-1}:
+                step.bodies[number] = bodies[number]
 
     def _fetch(self, read: Read, own: Ints) -> Bytes:
         """In a thread of its own."""

@@ -90,15 +90,20 @@ class Mixture:
         return np.searchsorted(self.starts, rows, side="right") - 1
 
     def facts(self, rows: Rows) -> Facts:
+        if len(self.datasets) == 1:
+            return self._facts(0, rows)
         owners = self.owners(rows)
         facts = Facts(*(np.empty(len(rows), np.int64) for _ in Facts._fields))
         for number in np.unique(owners).tolist():
             here = owners == number
-            ids, sources = self._columns(number, rows[here] - self.starts[number])
-            facts.labels[here] = self._labels[number][ids]
-            facts.groups[here] = self._cells[number][ids * self._split + sources % self._split]
-            facts.sources[here] = sources
+            for column, values in zip(facts, self._facts(number, rows[here] - self.starts[number]), strict=True):
+                column[here] = values
         return facts
+
+    def _facts(self, number: int, rows: Rows) -> Facts:
+        ids, sources = self._columns(number, rows)
+        cells = ids if self._split == 1 else ids * self._split + sources
+        return Facts(self._labels[number][ids], self._cells[number][cells], sources)
 
     def members(self, name: int) -> Members:
         """The samples of one of ``names``, by its place."""

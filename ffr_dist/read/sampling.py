@@ -2,11 +2,13 @@
 
 ``natural``: every sample once an epoch. ``balanced``: every group equally often, a small one's samples therefore more often.
 ``subsample``: as many of every group as the smallest holds, each once an epoch; the same ones in each.
-:class:`GroupWeights`: every group as often as it is asked for. :class:`Shares`: so many of every set.
+:class:`GroupWeights`: every group as often as it is asked for. :class:`Shares`: so many of every set. :class:`Repeated`: some
+samples more often than the others.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -40,7 +42,16 @@ class Shares:
         _refuse_useless({f"the share of set {number}": share for number, share in enumerate(self.shares, 1)})
 
 
-Sampling = Literal["natural", "balanced", "subsample"] | GroupWeights | Shares
+@dataclass(frozen=True, slots=True, eq=False)
+class Repeated:
+    """Some samples so many times as often as each of the others."""
+
+    rows: Rows
+    """Of the sets, one after the other; in ascending order, each once."""
+    times: int
+
+
+Sampling = Literal["natural", "balanced", "subsample"] | GroupWeights | Shares | Repeated
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +69,9 @@ def drawing(sampling: Sampling, mixture: Mixture, seed: int) -> Drawing:
         return _from_sets(mixture, sampling.shares)
     if isinstance(sampling, GroupWeights):
         return _from_groups(mixture, _weights(mixture, sampling.weights))
-    if sampling == "natural":
+    if isinstance(sampling, Repeated) and 0 < len(sampling.rows) < len(mixture):
+        return _repeated(mixture, sampling)
+    if sampling == "natural" or isinstance(sampling, Repeated):
         return Drawing((Stream(len(mixture)),), lambda _, entries: entries)
     if mixture.empty:
         raise DataError(
@@ -72,6 +85,8 @@ def drawing(sampling: Sampling, mixture: Mixture, seed: int) -> Drawing:
 
 def as_json(sampling: Sampling) -> Any:
     """A JSON value; equal samplings, equal values."""
+    if isinstance(sampling, Repeated):
+        return {"rows": hashlib.sha256(sampling.rows.astype("<i8").tobytes()).hexdigest(), "times": sampling.times}
     return sampling if isinstance(sampling, str) else asdict(sampling)
 
 
@@ -96,6 +111,21 @@ def _from_sets(mixture: Mixture, shares: Sequence[float]) -> Drawing:
             f"set {sizes.index(0) + 1} has a share of the samples, but holds no image; leave it and its share out"
         )
     return Drawing(_streams(sizes, shares), lambda streams, entries: mixture.starts[streams] + entries)
+
+
+def _repeated(mixture: Mixture, sampling: Repeated) -> Drawing:
+    others = np.ones(len(mixture), np.bool_)
+    others[sampling.rows] = False
+    parts = (np.flatnonzero(others), sampling.rows)
+    sizes = [len(part) for part in parts]
+
+    def rows(streams: Rows, entries: Rows) -> Rows:
+        found = np.empty(len(entries), np.int64)
+        for number, part in enumerate(parts):
+            found[streams == number] = part[entries[streams == number]]
+        return found
+
+    return Drawing(_streams(sizes, (sizes[0], sizes[1] * sampling.times)), rows)
 
 
 def _subsample(mixture: Mixture, seed: int) -> Drawing:

@@ -19,10 +19,19 @@ from ffr_dist.read.batches import Batch, ImageBatches
 from ffr_dist.read.config import ReadConfig
 from ffr_dist.read.dataset import Dataset
 from ffr_dist.read.loader import Loader
-from ffr_dist.read.sampling import Sampling
+from ffr_dist.read.mixture import Rows
+from ffr_dist.read.sampling import Repeated, Sampling, as_json
 from ffr_dist.train.augment import AugmentConfig
 from ffr_dist.train.augment import augment as augmented
-from ffr_dist.train.losses import GroupDRO, balancing_weights, sample_losses, sums_by_group
+from ffr_dist.train.losses import (
+    GroupDRO,
+    balancing_weights,
+    log_class_shares,
+    log_class_shares_beside,
+    sample_losses,
+    sums_by_group,
+)
+from ffr_dist.train.needs import Held, refuse_absent
 from ffr_dist.train.stage import AnyStage, Mitigation, Stage
 from ffr_dist.train.task import Score, Task
 
@@ -37,6 +46,9 @@ _SAMPLING: Mapping[Mitigation, Sampling] = {
     "resample": "balanced",
     "subsample": "subsample",
     "groupdro": "natural",
+    "balanced_softmax": "natural",
+    "logit_adjustment": "natural",
+    "jtt": "natural",  # but for the mistakes
 }
 
 
@@ -47,14 +59,16 @@ def classification_task(
     groups: Groups,
     seed: int,
     *,
+    mistakes: Rows | None = None,
     validate: Callable[[nn.Module], Score] | None = None,
     augment: AugmentConfig = _AS_THEY_ARE,
     read: ReadConfig = _READ,
 ) -> Task:
     """Learn labels from the sources of ``stage``, which ``sets`` holds by name, in place on ``model``.
 
-    ``groups`` are the ones that the mitigation balances: each must hold a sample, if it is not ``erm``. With
+    ``groups`` are the ones that the mitigation balances: each must hold a sample, if there is such a mitigation. With
     ``stage.by_source`` they are split into real and synthetic, and of the parts those count that hold samples.
+    ``mistakes`` is for ``jtt``: see ``find_mistakes``.
     """
     if stage.mitigation not in _SAMPLING:
         raise InputError(
@@ -63,11 +77,16 @@ def classification_task(
         )
     chosen = chosen_sets(stage, sets)
     _refuse_labels(stage, model, groups)
-    _refuse_absent(stage, chosen, groups)
+    refuse_absent(stage, [Held(dataset.groups, dataset.counts()) for dataset in chosen], groups)
+    sampling = _SAMPLING[stage.mitigation]
+    if stage.jtt is not None:
+        if mistakes is None:
+            raise InputError(f"stage {stage.name}: jtt draws more often what the stage before it gets wrong; say what")
+        sampling = Repeated(mistakes, stage.jtt.weight)
     batches = ImageBatches(
         chosen,
         groups,
-        sampling=_SAMPLING[stage.mitigation],
+        sampling=sampling,
         by_source=stage.by_source,
         batch=stage.batch,
         seed=seed,
@@ -76,12 +95,19 @@ def classification_task(
     if stage.mitigation == "groupdro":
         task = _robust_task(stage, model, batches, seed=seed, validate=validate, augment=augment)
     else:
-        weights = _weights(stage, batches, groups)
         task = mean_task(
-            stage.name, model, batches, seed=seed, group_weights=weights, validate=validate, augment=augment
+            stage.name,
+            model,
+            batches,
+            seed=seed,
+            group_weights=_weights(stage, batches, groups),
+            group_offsets=_offsets(stage, batches, groups),
+            validate=validate,
+            augment=augment,
         )
     data = [dataset.fingerprint for dataset in chosen]
-    fingerprint = digest([stage.identity(), data, list(groups.names), seed, augment.model_dump(mode="json")])
+    asked = [stage.identity(), as_json(sampling), augment.model_dump(mode="json")]
+    fingerprint = digest([*asked, data, list(groups.names), seed])
     trained, still = _parts(stage, model)
     return replace(task, parameters=trained, frozen=still, fingerprint=fingerprint)
 
@@ -108,38 +134,35 @@ def _refuse_labels(stage: Stage, model: nn.Module, groups: Groups) -> None:
         )
 
 
-def _refuse_absent(stage: Stage, datasets: Sequence[Dataset], groups: Groups) -> None:
-    """A group that no epoch holds cannot be balanced: left out in silence, it would be the worst one later."""
-    if stage.mitigation == "erm":
-        return
-    held = Counter[tuple[int, int]]()
-    for dataset in datasets:
-        for group, count in zip(dataset.groups, dataset.counts().values(), strict=True):
-            held[group.label, group.bias] += count
-    if stage.mitigation == "reweight_label":
-        labels = sorted({group.label for group in groups})
-        absent = [f"class {label}" for label in labels if not sum(n for cell, n in held.items() if cell[0] == label)]
-    else:
-        absent = [f"group {group.name}" for group in groups if not held[group.label, group.bias]]
-    if absent:
-        raise DataError(
-            f"stage {stage.name}: the training data hold no sample of {', '.join(absent)}, which {stage.mitigation} would "
-            "balance; add samples, declare only what there is, or choose the mitigation erm"
-        )
-
-
 def _weights(stage: Stage, batches: ImageBatches, groups: Groups) -> Sequence[float] | None:
     """The weight of a sample of each of the batches' groups; None where all weigh alike."""
     if stage.mitigation == "reweight":
         return balancing_weights(batches.group_counts).tolist()
     if stage.mitigation == "reweight_label":
-        labels = [groups.by_name(name.partition("/")[0]).label for name in batches.group_names]
+        labels = _labels(batches, groups)
         counts = Counter[int]()
         for label, count in zip(labels, batches.group_counts, strict=True):
             counts[label] += count
         by_label = dict(zip(counts, balancing_weights(list(counts.values())).tolist(), strict=True))
         return [by_label[label] for label in labels]
     return None
+
+
+def _offsets(stage: Stage, batches: ImageBatches, groups: Groups) -> torch.Tensor | None:
+    """What is added to the logits of a sample of each of the batches' groups; None where nothing is."""
+    labels = _labels(batches, groups)
+    if stage.mitigation == "balanced_softmax":
+        return log_class_shares(labels, batches.group_counts)
+    if stage.logit_adjustment is not None:
+        cells = [name.partition("/") for name in batches.group_names]
+        beside = [(groups.by_name(name).bias, source) for name, _, source in cells]
+        return stage.logit_adjustment.tau * log_class_shares_beside(labels, batches.group_counts, beside)
+    return None
+
+
+def _labels(batches: ImageBatches, groups: Groups) -> list[int]:
+    """Of each of the batches' groups."""
+    return [groups.by_name(name.partition("/")[0]).label for name in batches.group_names]
 
 
 def _parts(stage: Stage, model: nn.Module) -> tuple[list[nn.Parameter] | None, list[nn.Module]]:
@@ -162,22 +185,26 @@ def mean_task(
     seed: int,
     targets: Sequence[int] | None = None,
     group_weights: Sequence[float] | None = None,
+    group_offsets: torch.Tensor | None = None,
     validate: Callable[[nn.Module], Score] | None = None,
     augment: AugmentConfig = _AS_THEY_ARE,
 ) -> Task:
     """Minimise the mean cross-entropy; of labels, or of what ``targets`` gives each of the batches' groups.
 
     ``group_weights`` are what a sample's loss is multiplied with; it is divided by the number of samples all the same.
+    ``group_offsets`` (groups, classes) are added to its logits.
     """
     table = None if targets is None else _Table(torch.tensor(list(targets)))
     weights = None if group_weights is None else _Table(torch.tensor(list(group_weights), dtype=torch.float64))
+    offsets = None if group_offsets is None else _Table(group_offsets)
 
     def counts(batch: Batch) -> torch.Tensor:
         return torch.tensor([len(batch)])
 
     def loss(module: nn.Module, batch: Batch) -> torch.Tensor:
         wanted = batch.labels if table is None else table.of(batch.groups)
-        losses = sample_losses(module, _images(module, batch, augment, seed), wanted)
+        added = None if offsets is None else offsets.of(batch.groups)
+        losses = sample_losses(module, _images(module, batch, augment, seed), wanted, added)
         if weights is not None:
             losses = losses * weights.of(batch.groups).to(losses.dtype)
         return losses.sum().reshape(1)
@@ -236,12 +263,17 @@ def in_turn(
 ) -> Iterator[tuple[range, torch.Tensor]]:
     """Some rows of a set a part at a time, each part with its images as ``model`` takes them, where it lies; read ahead."""
     device = next(model.parameters()).device
-    batch = batch or min(_MOST_IMAGES, max(1, _VALUES // (3 * (dataset.side or 1) ** 2)))
+    batch = batch or looked_at_together(dataset)
     parts = [range(start, min(start + batch, rows.stop)) for start in range(rows.start, rows.stop, batch)]
     wanted = (np.arange(part.start, part.stop) for part in parts)
     with closing(Loader([dataset], read).stream(wanted)) as stream:
         for part, pixels in zip(parts, stream, strict=True):
             yield part, as_input(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2), model)
+
+
+def looked_at_together(dataset: Dataset) -> int:
+    """So many images of a set."""
+    return min(_MOST_IMAGES, max(1, _VALUES // (3 * (dataset.side or 1) ** 2)))
 
 
 def as_input(images: torch.Tensor, module: nn.Module) -> torch.Tensor:

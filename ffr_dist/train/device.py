@@ -103,13 +103,18 @@ def modes(config: FitConfig) -> Iterator[None]:
     before = cudnn.benchmark, cudnn.deterministic
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(strict or config.deterministic)
+    _only_deterministic(strict or config.deterministic)
     cudnn.benchmark, cudnn.deterministic = not config.deterministic, config.deterministic
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(strict)
+        _only_deterministic(strict)
         cudnn.benchmark, cudnn.deterministic = before
+
+
+def _only_deterministic(wanted: bool) -> None:
+    if wanted != torch.are_deterministic_algorithms_enabled():  # even to say no imports torch's compiler: seconds
+        torch.use_deterministic_algorithms(wanted)
 
 
 @contextmanager

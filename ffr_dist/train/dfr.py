@@ -22,13 +22,12 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from ffr_dist.errors import DataError
-from ffr_dist.groups import UNKNOWN_BIAS
 from ffr_dist.metrics import Count, group_metrics
 from ffr_dist.read.config import ReadConfig
 from ffr_dist.read.dataset import Dataset
 from ffr_dist.seeds import draw_seed
 from ffr_dist.train.classify import in_turn
+from ffr_dist.train.needs import refuse_validation
 from ffr_dist.train.stage import HeadStage
 from ffr_dist.train.task import Score
 from ffr_dist.train.world import World
@@ -38,8 +37,6 @@ Ints = NDArray[np.int64]
 
 _READ = ReadConfig()
 _ITERATIONS = 1000
-_FEWEST = 2
-"""Validation samples of a group: one for each half."""
 _CONSTANT = 1e-12
 """A variance is rounding alone below this share of the feature's mean square."""
 
@@ -68,12 +65,12 @@ def fit_head(
     read: ReadConfig = _READ,
 ) -> FittedHead:
     """A head for the frozen ``model``, which was trained on ``train``; the same in every process."""
-    _refuse_unfit(stage, train, val)
+    classes = max(dataset.groups.classes for dataset in train)
+    refuse_validation(stage, val.groups, val.counts(), classes)
     width = int(model.get_parameter("head.weight").shape[1])
     mean, scale = _moments(model, train, width, read, world)
     features = (_features(model, val, width, read, world) - mean) / scale
     samples = Samples(features, val.labels, val.group_ids.astype(np.int64), val.groups.names)
-    classes = max(dataset.groups.classes for dataset in train)
 
     def fit() -> FittedHead:
         strength, score, history = choose_strength(samples, stage.strengths, seed)
@@ -215,26 +212,3 @@ def _unit_features(
             features: torch.Tensor = model.features(images)  # type: ignore[operator]
             unit = functional.normalize(features.double(), dim=1).cpu().numpy()
         yield rows, unit
-
-
-def _refuse_unfit(stage: HeadStage, train: Sequence[Dataset], val: Dataset) -> None:
-    counts = val.counts()
-    nameless = [group.name for group in val.groups if group.bias == UNKNOWN_BIAS and counts[group.name]]
-    if nameless:
-        raise DataError(
-            f"stage {stage.name}: nobody knows the bias of the validation samples in group {', '.join(nameless)}, but DFR "
-            "balances them over groups; label it, or choose a mitigation that needs no groups of val"
-        )
-    few = [f"{name} ({count})" for name, count in counts.items() if count < _FEWEST]
-    if few:
-        raise DataError(
-            f"stage {stage.name}: the validation split holds too few samples of group {', '.join(few)}; DFR halves each group "
-            f"and needs at least {_FEWEST}. Add samples, or choose another mitigation"
-        )
-    wanted = set(range(max(dataset.groups.classes for dataset in train)))
-    found = {group.label for group in val.groups}
-    if wanted != found:
-        raise DataError(
-            f"stage {stage.name}: the validation split has the classes {sorted(found)}, the model {sorted(wanted)}; "
-            "DFR fits its head to validation samples of every class"
-        )

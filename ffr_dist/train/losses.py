@@ -1,12 +1,12 @@
 """What is minimised: sums and counts of parts, which ``fit`` turns into means over the global batch.
 
-ERM has one part, the mean over all samples. Reweighting has one too, whose samples weigh n / (k · n_c). GroupDRO has one
-part per group, and weights that follow the losses.
+ERM has one part, the mean over all samples. Reweighting has one too, whose samples weigh n / (k · n_c), and so have the
+losses of offset logits. GroupDRO has one part per group, and weights that follow the losses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from pydantic import Field, PositiveFloat
@@ -17,14 +17,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ffr_dist.config import Config
 
 
-def sample_losses(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each sample, from uint8-scaled floating-point images.
+def sample_losses(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, offsets: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Cross-entropy of each sample, from uint8-scaled floating-point images; ``offsets`` (n, classes) are added to logits.
 
     Of no sample, the model is run on a blank image and the answer is empty but hangs on the parameters: on several
     processes each must take part in every backward pass.
     """
     if len(labels):
-        losses: torch.Tensor = functional.cross_entropy(model(images), labels, reduction="none")
+        logits = model(images)
+        if offsets is not None:
+            # Not in half precision, which knows the logarithm of a count to a twentieth.
+            logits = logits + offsets.to(torch.promote_types(logits.dtype, torch.float32))
+        losses: torch.Tensor = functional.cross_entropy(logits, labels, reduction="none")
         return losses
     # The blank image must not enter the statistics of a process of its own; shared ones need every process.
     local = [
@@ -54,6 +60,28 @@ def balancing_weights(counts: Sequence[int]) -> torch.Tensor:
     return sizes.sum() / (len(sizes) * sizes)
 
 
+def log_class_shares(labels: Sequence[int], counts: Sequence[int]) -> torch.Tensor:
+    """(cells, classes) float64, for cells of samples: log of each class's share of all samples, the same for each cell."""
+    of_class = torch.zeros(max(labels) + 1, dtype=torch.float64)
+    of_class.index_add_(0, torch.tensor(list(labels)), torch.tensor(list(counts), dtype=torch.float64))
+    return (of_class / of_class.sum()).log().expand(len(labels), -1)
+
+
+def log_class_shares_beside(labels: Sequence[int], counts: Sequence[int], beside: Sequence[Hashable]) -> torch.Tensor:
+    """(cells, classes) float64: log of each class's share of the samples that share what stands beside the label.
+
+    One sample is added to each class, so that none is impossible where it does not occur.
+    """
+    table = torch.empty((len(labels), max(labels) + 1), dtype=torch.float64)
+    for value in set(beside):
+        here = [place for place, other in enumerate(beside) if other == value]
+        of_class = torch.ones(table.shape[1], dtype=torch.float64)
+        for place in here:
+            of_class[labels[place]] += counts[place]
+        table[here] = (of_class / of_class.sum()).log()
+    return table
+
+
 class GroupDROConfig(Config):
     """How fast GroupDRO's weights move, and towards whom."""
 
@@ -61,6 +89,13 @@ class GroupDROConfig(Config):
     """η: a group's weight grows by exp(η · its loss) a step."""
     adjustment: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """C: adds C/√n_g to the loss that a group's weight follows, as small groups fit too well."""
+
+
+class LogitAdjustmentConfig(Config):
+    """How far training offsets the logits."""
+
+    tau: PositiveFloat = 1.0
+    """τ: the offset is τ · log P(class | bias)."""
 
 
 class GroupDRO:

@@ -149,4 +149,4 @@ class Edit:
 
     def train(self, arm, mitigation, real):
         sources = (Source(set="real"), Source(set="synthetic")) if arm == "mixed" else (Source(set="real"),)
-        return (self.training.from_scratch(sources=sources, by_source=arm == "mixed", mitigation=mitigation),)
+        return self.training.from_scratch(sources=sources, by_source=arm == "mixed", mitigation=mitigation)

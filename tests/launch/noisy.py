@@ -114,7 +114,7 @@ class Noisy:
         return FaultySampler(self.faults, seed=self.seed, size=SIZE, bad=bad, delay_s=self.delay_s)
 
     def train(self, arm, mitigation, real):
-        return (self.training.from_scratch(sources=(), by_source=False, mitigation=mitigation),)
+        return self.training.from_scratch(sources=(), by_source=False, mitigation=mitigation)
 
 
 def noisy_text(data, workers=2, extra=""):

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from small_run import make_run, recipe_text
 from small_sets import fresh_store, write_set
 
-from ffr_dist.errors import BrokenError, DataError, InputError, StoreError
+from ffr_dist.config import parse
+from ffr_dist.errors import BrokenError, ConfigError, DataError, InputError, StoreError
+from ffr_dist.evaluate.score import predictions
 from ffr_dist.groups import Group, Groups
 from ffr_dist.launch.cells import score_cell, train_cell
-from ffr_dist.launch.context import import_real
+from ffr_dist.launch.context import check_recipe, import_real
 from ffr_dist.launch.events import Began, Ended, Warned
 from ffr_dist.launch.pool import make_pool
 from ffr_dist.launch.publish import write_report
 from ffr_dist.launch.rows import write_rows
 from ffr_dist.launch.sets import open_cell_data
+from ffr_dist.launch.stages import load_model
 from ffr_dist.models.classifier import load_weights
-from ffr_dist.recipe import CellConfig
+from ffr_dist.recipe import CellConfig, Recipe
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +73,80 @@ def test_dfr_is_a_stage_after_those_of_erm(made, data):
     write_rows(run.store, rows)
     write_report(run)
     assert "ffr × dfr" in run.store.get("report.html").decode()
+
+
+def scores(stage):
+    return [row["score"] for row in stage.history if "score" in row]
+
+
+def test_jtt_finds_mistakes_and_starts_anew_where_it_began(made, data):
+    run, sets, told = variant(made, data, jtt=("  batch: 16", "  batch: 16\n  jtt: {steps: 3, weight: 5}"))
+    (pretrained, _) = train_cell(run, cell("ffr"), 0, sets)
+    told.clear()
+    first, finder, last = train_cell(run, cell("ffr", "jtt"), 0, sets)
+    assert [event.what for event in told if isinstance(event, Began)] == [
+        f"{name}: ffr × jtt, seed 0" for name in ("identify", "finetune")
+    ]
+    assert first == pretrained
+    assert finder.identity["init"] == last.identity["init"] == first.sha256
+    assert (finder.identity["finder"], last.identity["finder"]) == (None, finder.sha256)
+    assert finder.identity["sets"] == last.identity["sets"]
+    # What finds mistakes ends at its last step, and nobody asked validation.
+    assert (scores(finder), finder.chosen["step"], finder.chosen["val_worst_group"]) == ([], 3, None)
+    assert scores(last)[0] == [first.chosen["val_worst_group"], first.chosen["val_group_mean"]]
+
+    real = sets.sets["real"]
+    wrong = predictions(load_model(run, finder, sets), real) != real.labels
+    assert last.chosen["mistakes"] == wrong.sum() > 0
+    bits = np.unpackbits(np.frombuffer(run.store.get(f"{finder.folder}/mistakes.bin"), np.uint8), count=len(real))
+    assert (bits == wrong).all()
+
+    (own_finder, own) = train_cell(run, cell("none", "jtt"), 0, sets)
+    assert own_finder.identity["init"] is own.identity["init"] is None
+    told.clear()
+    assert train_cell(run, cell("none", "jtt"), 0, sets) == [own_finder, own]
+    assert {event.reused for event in told if isinstance(event, Ended)} == {True}
+
+    rows = [
+        score_cell(run, cell(*names), 0, sets, train_cell(run, cell(*names), 0, sets))
+        for names in [("none",), ("ffr", "jtt")]
+    ]
+    assert rows[1]["stages"] == [one.folder for one in (first, finder, last)]
+    write_rows(run.store, rows)
+    write_report(run)
+    assert "ffr × jtt" in run.store.get("report.html").decode()
+
+
+def test_mistakes_of_another_finder_are_another_stage(made, data):
+    places = []
+    for steps in (1, 2):
+        run, sets, _ = variant(made, data, jtt=("  batch: 16", f"  batch: 16\n  jtt: {{steps: {steps}, weight: 5}}"))
+        finder, last = train_cell(run, cell("none", "jtt"), 0, sets)
+        places += [finder.folder, last.folder]
+    assert len(set(places)) == 4
+    run.store.put(f"{finder.folder}/mistakes.bin", b"?")
+    run.store.delete(f"{last.folder}/stage.json")
+    with pytest.raises(BrokenError, match=r"mistakes\.bin does not hold a bit for each"):
+        train_cell(run, cell("none", "jtt"), 0, sets)
+
+
+def test_a_finder_without_mistakes_is_told(made, data):
+    text = ("  batch: 16", "  batch: 16\n  jtt: {steps: 4}")
+    run, sets, told = variant(made, data, jtt=text)
+    (finder,) = train_cell(run, cell("none", "jtt"), 0, sets, until="identify")
+    run.store.put(f"{finder.folder}/mistakes.bin", bytes(len(sets.sets["real"]) // 8))
+    *_, last = train_cell(run, cell("none", "jtt"), 0, sets)
+    assert last.chosen["mistakes"] == 0
+    assert "gets no sample wrong, so that this is erm" in next(e.message for e in told if isinstance(e, Warned))
+
+
+@pytest.mark.parametrize("mitigation", ["balanced_softmax", "logit_adjustment"])
+def test_offset_logits_are_trained_as_a_stage_of_their_own(made, data, mitigation):
+    run, sets, _ = variant(made, data)
+    (plain,) = train_cell(run, cell("usb"), 0, sets)
+    (trained,) = train_cell(run, cell("usb", mitigation), 0, sets)
+    assert trained.identity["stage"]["by_source"]
+    assert trained.sha256 != plain.sha256
 
 
 def test_a_stage_that_is_done_is_found(made, data):
@@ -164,6 +243,40 @@ def test_dfr_needs_a_validation_set_with_groups(made, data):
         train_cell(run, cell("none", "dfr"), 0, replace(sets, val=val))
 
 
+def test_cells_that_cannot_be_trained_are_refused_with_the_recipe(data, tmp_path):
+    """Before anything is written: by the table alone."""
+
+    def check(cells, drop=lambda row: False):
+        table = [row for row in csv.DictReader((data / "labels.csv").read_text().splitlines()) if not drop(row)]
+        with (tmp_path / "labels.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, table[0])
+            writer.writeheader()
+            writer.writerows(table)
+        text = recipe_text(data, table=(f"{data}/labels.csv", f"{tmp_path}/labels.csv"))
+        start, end = text.index("    - {arm: none}"), len(text)
+        text = text[:start] + "".join(f"    - {{arm: {arm}, mitigation: {how}}}\n" for arm, how in cells) + text[end:]
+        check_recipe(parse(Recipe, text.replace("  lead: {arm: ffr, mitigation: groupdro}\n", ""), "small"), text)
+
+    def few_in_val(row):
+        return row["split"] == "val" and row["photo"] == "temple" and row["file"][-5] != "0" and row["digit"] == "high"
+
+    def none_in_train(row):
+        return row["split"] == "train" and row["photo"] == "temple" and row["digit"] == "high"
+
+    check([("none", "erm"), ("ffr", "dfr"), ("usb", "jtt")])
+    check([("none", "groupdro")], few_in_val)
+    with pytest.raises(DataError, match=r"too few samples of group high_temple \(1\)"):
+        check([("none", "erm"), ("ffr", "dfr")], few_in_val)
+    check([("none", "erm"), ("none", "jtt"), ("none", "balanced_softmax"), ("usb", "groupdro")], none_in_train)
+    for mitigation in ("resample", "groupdro", "logit_adjustment"):
+        with pytest.raises(DataError, match=f"no sample of group high_temple, which {mitigation}"):
+            check([("none", mitigation)], none_in_train)
+    with pytest.raises(InputError, match="arm generator_data needs the set 'generator'"):
+        check([("generator_data", "erm")])
+    with pytest.raises(ConfigError, match="cannot have 'groupdro' too"):
+        check([("group_balanced", "groupdro")])
+
+
 RESNET = ("  batch: 16", "  batch: 16\n  model: {kind: resnet, depth: 18, width: 8}")
 
 
@@ -179,6 +292,10 @@ def test_a_first_stage_starts_from_the_weights_of_a_folder_head_included(made, d
     weights = ("  batch: 16", f"  batch: 16\n  model: {{kind: resnet, weights: {tmp_path}}}")
     run, sets, _ = variant(made, data, model=weights)
     (trained,) = train_cell(run, cell("none"), 0, sets)
+    assert trained.model["weights"] == str(tmp_path)
+    moved = tmp_path.rename(tmp_path.with_name("moved"))
+    run, sets, _ = variant(made, data, model=(weights[0], weights[1].replace(str(tmp_path), str(moved))))
+    assert train_cell(run, cell("none"), 0, sets) == [trained]  # by what is in it, not by where it lies
     start = next(row for row in trained.history if "score" in row)
     assert start["step"] == 0
     assert start["score"] == [fresh.chosen["val_worst_group"], fresh.chosen["val_group_mean"]]
@@ -187,7 +304,6 @@ def test_a_first_stage_starts_from_the_weights_of_a_folder_head_included(made, d
 
 
 def test_a_cell_leaves_a_model_for_others_and_its_test_numbers_come_with_scoring(made, data, tmp_path):
-    import numpy as np
     import torch
     from transformers import AutoModelForImageClassification
 
@@ -212,14 +328,16 @@ def test_a_cell_leaves_a_model_for_others_and_its_test_numbers_come_with_scoring
     assert (found == sets.test.labels).sum() == counted
 
 
-def test_a_cell_that_fails_at_any_write_comes_to_the_same_end(made, data, tmp_path):
+@pytest.mark.parametrize("mitigation", ["dfr", "jtt"])
+def test_a_cell_that_fails_at_any_write_comes_to_the_same_end(made, data, tmp_path, mitigation):
     """Attempt n loses its n-th write, and its process with it; the next one goes on."""
-    run, sets, _ = variant(made, data)
-    expected = train_cell(run, cell("ffr", "dfr"), 0, sets)
+    few = {"jtt": ("  batch: 16", "  batch: 16\n  jtt: {steps: 3}")}
+    run, sets, _ = variant(made, data, **few)
+    expected = train_cell(run, cell("ffr", mitigation), 0, sets)
     shutil.copytree(run.store.url.removeprefix("file://"), tmp_path / "out")
     shutil.rmtree(tmp_path / "out" / "train")
     for attempt in itertools.count(1):
-        again = make_run(recipe_text(data), str(tmp_path / "out"))
+        again = make_run(recipe_text(data, **few), str(tmp_path / "out"))
         left = itertools.count(attempt, -1)
 
         def put(key, body, write=again.store.put, left=left):
@@ -229,7 +347,7 @@ def test_a_cell_that_fails_at_any_write_comes_to_the_same_end(made, data, tmp_pa
 
         again.store.put = put
         try:
-            trained = train_cell(again, cell("ffr", "dfr"), 0, open_cell_data(again, import_real(again, 0)))
+            trained = train_cell(again, cell("ffr", mitigation), 0, open_cell_data(again, import_real(again, 0)))
             break
         except StoreError:
             continue

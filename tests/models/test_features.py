@@ -16,7 +16,7 @@ from transformers import AutoModelForImageClassification, CLIPImageProcessorPil,
 from ffr_dist.errors import ConfigError, DataError
 from ffr_dist.models.architectures import ResNetConfig, SmallCNNConfig
 from ffr_dist.models.classifier import build_classifier
-from ffr_dist.models.features import judge_sha256, load_judge, preprocess
+from ffr_dist.models.features import check_features, judge_sha256, load_features, load_judge, preprocess
 from ffr_dist.models.generator import DiffusersSampler, GeneratorConfig, check_generator, weights_sha256
 from ffr_dist.models.heads import StandardisedHead
 from ffr_dist.quota import Request
@@ -170,7 +170,7 @@ def test_what_cannot_or_must_not_be_loaded_is_refused_by_name(tmp_path, spoil, t
 
 def test_a_stage_without_its_weights_or_with_others_is_refused(tmp_path):
     folder = write_stage(tmp_path / "one")
-    edit(folder / "stage.json", identity={"model": {"kind": "small_cnn", "width": 16}})
+    edit(folder / "stage.json", model={"kind": "small_cnn", "width": 16})
     with pytest.raises(ConfigError, match="not a trained classifier"):
         load_judge(str(folder), None, 2)
     edit(folder / "stage.json", weights="../../elsewhere.bin")
@@ -229,3 +229,34 @@ def test_hashing_a_judge_loads_nothing_heavy(tmp_path):
         "sys.exit(bool({'torch', 'transformers', 'diffusers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code, str(folder)], check=False).returncode == 0
+
+
+def test_features_are_what_the_last_layer_sees(folder):
+    """As the library computes them; of each image for itself, with the hash of the judge's files."""
+    extract = load_features(str(folder), torch.device("cpu"))
+    given = np.ascontiguousarray(images().permute(0, 2, 3, 1).numpy())
+    found = extract(given)
+    assert found.dtype == np.float32
+    assert extract.sha256 == judge_sha256(str(folder))
+    np.testing.assert_allclose(found[2:3], extract(given[2:3]), atol=1e-5)
+    assert len({row.tobytes() for row in found}) == 6
+    if folder.name == "classifier":
+        model = AutoModelForImageClassification.from_pretrained(folder).eval()
+        logits = (
+            load_judge(str(folder), None, 2)
+            ._model(pixel_values=preprocess(json.loads((folder / "preprocessor_config.json").read_text()))(images()))
+            .logits
+        )
+        ours = model.classifier(torch.from_numpy(found))
+        torch.testing.assert_close(ours, logits, atol=1e-4, rtol=1e-4)
+    if folder.name == "clip":
+        model = CLIPModel.from_pretrained(folder)
+        assert found.shape[1] == model.config.projection_dim
+
+
+def test_features_of_other_files_are_refused(folder):
+    with pytest.raises(ConfigError, match="restore them"):
+        load_features(str(folder), torch.device("cpu"), "0" * 64)
+    check_features(str(folder))
+    with pytest.raises(ConfigError, match=r"audit\.features .* no such folder"):
+        check_features(str(folder / "none"))

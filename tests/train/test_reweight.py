@@ -6,6 +6,7 @@ import copy
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -21,8 +22,14 @@ from ffr_dist.read.batches import ImageBatches
 from ffr_dist.train import Checkpoints, FitConfig, Score, fit
 from ffr_dist.train.augment import AugmentConfig
 from ffr_dist.train.classify import classification_task
-from ffr_dist.train.losses import GroupDROConfig, balancing_weights
-from ffr_dist.train.stage import Source, Stage
+from ffr_dist.train.losses import (
+    GroupDROConfig,
+    LogitAdjustmentConfig,
+    balancing_weights,
+    log_class_shares_beside,
+    sample_losses,
+)
+from ffr_dist.train.stage import JTTConfig, Source, Stage
 
 SMALL = SmallCNNConfig(width=8)
 TINY_RESNET = ResNetConfig(depth=18, width=8)
@@ -56,12 +63,13 @@ def learned(model, wanted: Stage, config=CONFIG, sets=None, **options):
     return model
 
 
-def by_hand(model, batches, weigh, config=CONFIG):
-    """Plain gradient descent on (sum of weighted losses) / (samples of the batch)."""
+def by_hand(model, batches, weigh=lambda batch: 1, add=lambda batch: 0, config=CONFIG):
+    """Plain gradient descent on (sum of weighted losses of offset logits) / (samples of the batch)."""
     source = batches.iterate(0, 0, 1)
     for _ in range(config.steps):
         batch = next(source)
-        losses = functional.cross_entropy(model(batch.images.double() / 255), batch.labels, reduction="none")
+        logits = model(batch.images.double() / 255) + add(batch)
+        losses = functional.cross_entropy(logits, batch.labels, reduction="none")
         loss = (losses * weigh(batch)).sum() / len(batch)
         gradients = torch.autograd.grad(loss, list(model.parameters()))
         with torch.no_grad():
@@ -106,6 +114,60 @@ def test_reweighting_is_weighted_cross_entropy_over_the_samples_of_the_batch(mit
     same(learned(model, stage(mitigation, ALL, by_source=by_source)), expected)
 
 
+@pytest.mark.parametrize("by_source", [False, True])
+def test_balanced_softmax_adds_the_logarithm_of_each_classs_count(by_source):
+    model = build_classifier(SMALL, 2, 0).double()
+    uneven = {"real": small_set({"land_land": 30, "land_sea": 3, "sea_land": 2, "sea_sea": 4}), "synthetic": POOL}
+    counts = np.bincount(np.concatenate([dataset.labels for dataset in uneven.values()]))
+    assert counts.tolist() == [57, 30]
+    batches = ImageBatches(list(uneven.values()), GROUPS, by_source=by_source, batch=16, seed=4)
+    expected = by_hand(copy.deepcopy(model), batches, add=lambda batch: torch.tensor(np.log(counts)))
+    same(learned(model, stage("balanced_softmax", ALL, by_source=by_source), sets=uneven), expected)
+
+
+@pytest.mark.parametrize("by_source", [False, True])
+def test_logit_adjustment_adds_how_often_a_class_occurs_beside_the_bias(by_source):
+    model = build_classifier(SMALL, 2, 0).double()
+    columns = [np.concatenate([getattr(dataset, name) for dataset in SETS.values()]) for name in ("biases", "sources")]
+    labels = np.concatenate([dataset.labels for dataset in SETS.values()])
+    beside = columns if by_source else columns[:1]
+    shares = pd.crosstab(beside, labels) + 1  # no class is impossible beside any bias
+    table = np.log(shares.div(shares.sum(axis=1), axis=0))
+    biases = {group.name: group.bias for group in GROUPS}
+    batches = ImageBatches([REAL, POOL], GROUPS, by_source=by_source, batch=16, seed=4)
+    keys = [
+        (biases[name.partition("/")[0]], int(name.endswith("synthetic"))) if by_source else biases[name]
+        for name in batches.group_names
+    ]
+    added = torch.tensor(np.stack([table.loc[key].to_numpy() for key in keys]))
+    expected = by_hand(copy.deepcopy(model), batches, add=lambda batch: 0.7 * added[batch.groups])
+    wanted = stage("logit_adjustment", ALL, by_source=by_source, logit_adjustment=LogitAdjustmentConfig(tau=0.7))
+    same(learned(model, wanted), expected)
+
+
+def test_logit_adjustment_knows_classes_that_never_occur_beside_a_bias():
+    """Groups that are no cross product, as of classes with biases of their own."""
+    table = log_class_shares_beside([0, 1, 2, 2], [8, 2, 5, 1], [0, 0, 1, 2]).exp()
+    assert table.numpy() == pytest.approx(
+        np.array([[9, 3, 1], [9, 3, 1], [1, 1, 6], [1, 1, 2]]) / [[13], [13], [8], [4]]
+    )
+
+
+def test_offsets_are_not_rounded_to_the_logits_precision():
+    offsets = torch.tensor([[9.3, 2.1]], dtype=torch.float64)
+    images = torch.zeros(1, 2, dtype=torch.bfloat16)
+    found = sample_losses(torch.nn.Identity(), images, torch.tensor([1]), offsets)
+    assert found.item() == pytest.approx(functional.cross_entropy(offsets, torch.tensor([1])).item(), rel=1e-6)
+
+
+def test_what_offsets_logits_while_training_leaves_the_model_as_it_is():
+    images = torch.rand(5, 3, 8, 8)
+    model = build_classifier(SMALL, 2, 0)
+    answer = model(images)
+    classification_task(stage("balanced_softmax"), model, SETS, GROUPS, 4)
+    assert torch.equal(model(images), answer)
+
+
 @given(st.lists(st.lists(st.floats(0, 9), min_size=1, max_size=7), min_size=1, max_size=5))
 def test_so_weighted_the_mean_over_samples_is_the_mean_of_the_cells_means(cells):
     weights = balancing_weights([len(cell) for cell in cells]).tolist()
@@ -127,7 +189,7 @@ def test_the_recipe_sets_how_groupdro_moves():
 MISSING = small_set({"land_land": 5, "land_sea": 5, "sea_sea": 5})
 
 
-@pytest.mark.parametrize("mitigation", ["reweight", "resample", "subsample", "groupdro"])
+@pytest.mark.parametrize("mitigation", ["reweight", "resample", "subsample", "groupdro", "logit_adjustment"])
 def test_a_group_that_no_epoch_holds_is_refused_by_what_would_balance_it(mitigation):
     with pytest.raises(DataError, match=f"no sample of group sea_land, which {mitigation}"):
         learned(build_classifier(SMALL, 2, 0), stage(mitigation), sets={"real": MISSING})
@@ -140,11 +202,12 @@ def test_what_takes_no_steps_is_refused(mitigation):
         learned(build_classifier(SMALL, 2, 0), stage(mitigation))
 
 
-def test_a_class_that_no_epoch_holds_is_refused_by_what_would_weigh_it():
+@pytest.mark.parametrize("mitigation", ["reweight_label", "balanced_softmax"])
+def test_a_class_that_no_epoch_holds_is_refused_by_what_would_weigh_it(mitigation):
     some = small_set({"land_land": 5, "land_sea": 5})
-    with pytest.raises(DataError, match="no sample of class 1, which reweight_label"):
-        learned(build_classifier(SMALL, 2, 0), stage("reweight_label"), sets={"real": some})
-    learned(build_classifier(SMALL, 2, 0), stage("reweight_label"), sets={"real": MISSING})
+    with pytest.raises(DataError, match=f"no sample of class 1, which {mitigation}"):
+        learned(build_classifier(SMALL, 2, 0), stage(mitigation), sets={"real": some})
+    learned(build_classifier(SMALL, 2, 0), stage(mitigation), sets={"real": MISSING})
 
 
 def test_a_group_may_come_from_one_source_alone():
@@ -204,9 +267,12 @@ def resnet():
 ADAM = FitConfig(steps=3, lr=0.01)
 
 
-def test_the_head_alone_learns(resnet):
+@pytest.mark.parametrize("mitigation", ["erm", "resample", "groupdro", "balanced_softmax", "jtt"])
+def test_the_head_alone_learns(resnet, mitigation):
     model, before = resnet
-    learned(model, stage(trainable="head"), ADAM)
+    jtt = {"jtt": JTTConfig()} if mitigation == "jtt" else {}
+    mistakes = {"mistakes": np.arange(5)} if jtt else {}
+    learned(model, stage(mitigation, trainable="head", **jtt), ADAM, **mistakes)
     assert changed(before, model) == {"head.weight", "head.bias"}
 
 

@@ -10,14 +10,14 @@ from typing import Any
 from ffr_dist.errors import ConfigError
 from ffr_dist.groups import Groups
 from ffr_dist.methods.ffr.budget import equal_share, fill_up
-from ffr_dist.methods.ffr.config import FFRConfig
+from ffr_dist.methods.ffr.config import WORD, FFRConfig
 from ffr_dist.methods.method import Inputs, Step
 from ffr_dist.models.generator import DiffusersSampler, check_generator, weights_sha256
 from ffr_dist.models.sampler import Sampler
 from ffr_dist.quota import Exact, Request
 from ffr_dist.seeds import draw_seed
 from ffr_dist.store import Store
-from ffr_dist.train.stage import AnyStage, HeadStage, Mitigation, Source, Stage, TrainConfig
+from ffr_dist.train.stage import AnyStage, Mitigation, Source, TrainConfig
 
 _COUNTS: Mapping[str, Callable[[Mapping[str, int]], dict[str, int]]] = {
     "none": lambda real: dict.fromkeys(real, 0),
@@ -29,6 +29,7 @@ _COUNTS: Mapping[str, Callable[[Mapping[str, int]], dict[str, int]]] = {
     "generator_data": lambda real: dict.fromkeys(real, 0),
 }
 """Synthetic images of each group, by arm."""
+_TWO_STAGES = ("ffr", "generator_data")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +52,11 @@ class FFR:
         return tuple(_COUNTS)
 
     def pixel_fields(self) -> Mapping[str, Any]:
+        words = {name: list(words) for name, words in self.config.words.items()}
         return {
             "generator": self.config.generator.model_dump(mode="json"),
             "prompts": {name: list(prompts) for name, prompts in self.config.prompts.items()},
+            **({"words": words} if words else {}),
         }
 
     def check(self) -> None:
@@ -71,6 +74,13 @@ class FFR:
             raise ConfigError(f"no prompt covers group {', '.join(missing)}; add it to method.prompts")
         if self.config.quota is not None:
             Exact(self.config.quota)
+        for arm in self.training.arm_lrs:
+            if arm not in _COUNTS or arm in _TWO_STAGES:
+                why = (
+                    "has two stages, whose rates are pretrain_lr and finetune_lrs" if arm in _COUNTS else "there is not"
+                )
+                once = ", ".join(name for name in _COUNTS if name not in _TWO_STAGES)
+                raise ConfigError(f"train.arm_lrs names arm {arm!r}, which {why}; it is for arms of one stage: {once}")
 
     def weights_sha256(self) -> str:
         return weights_sha256(self.config.generator)
@@ -78,14 +88,19 @@ class FFR:
     def quota(self, real: Mapping[str, int]) -> Exact:
         if self.config.quota is not None:
             return Exact({name: self.config.quota.get(name, 0) for name in self.groups.names})
-        needs = [fill_up(real), equal_share(real)]
+        needs = [self._wanted(arm, real) for arm in ("usb", "asb")]
         return Exact({name: max(need[name] for need in needs) for name in self.groups.names})
 
     def arm_counts(self, arm: str, real: Mapping[str, int]) -> Mapping[str, int]:
         if arm not in _COUNTS:
             raise ConfigError(f"ffr has no arm {arm!r}; it knows {', '.join(_COUNTS)}")
-        wanted = _COUNTS[arm](real)
+        wanted = self._wanted(arm, real)
         return self._fraction(wanted) if self.config.allow_fraction else wanted
+
+    def _wanted(self, arm: str, real: Mapping[str, int]) -> dict[str, int]:
+        """What the paper's rule gives an arm, times ``budget``."""
+        times = Fraction(str(self.config.budget))
+        return {name: int(times * count) for name, count in _COUNTS[arm](real).items()}
 
     def _fraction(self, wanted: Mapping[str, int]) -> dict[str, int]:
         """The largest share of ``wanted``, the same for all groups, that the pool can give."""
@@ -101,11 +116,14 @@ class FFR:
         return ()
 
     def requests(self, inputs: Inputs, group: str, ks: Sequence[int]) -> list[Request]:  # noqa: ARG002
-        prompts = self.config.prompts[group]
-        return [
-            Request(group=group, k=k, prompt=prompts[draw_seed(self.seed, group, k, "prompt") % len(prompts)])
-            for k in ks
-        ]
+        return [Request(group=group, k=k, prompt=self._prompt(group, k)) for k in ks]
+
+    def _prompt(self, group: str, k: int) -> str:
+        def drawn(choices: Sequence[str], purpose: str) -> str:
+            return choices[draw_seed(self.seed, group, k, purpose) % len(choices)]
+
+        prompt = drawn(self.config.prompts[group], "prompt")
+        return WORD.sub(lambda found: drawn(self.config.words[found[1]], f"word:{found[1]}"), prompt)
 
     def sampler(self, inputs: Inputs, device: str) -> Sampler:  # noqa: ARG002 - it makes images from text alone
         return DiffusersSampler(self.config.generator, seed=self.seed, size=self.size, device=device)
@@ -116,35 +134,23 @@ class FFR:
                 f"arm group_balanced draws every (group, source) equally often, which is its mitigation: it cannot have "
                 f"{mitigation!r} too; leave 'mitigation' out"
             )
-        if mitigation == "dfr":
-            learned = self._learned(arm, "erm", real)
-            return (*learned, HeadStage(sources=learned[-1].sources))
-        return self._learned(arm, mitigation, real)
-
-    def _learned(self, arm: str, mitigation: Mitigation, real: Mapping[str, int]) -> tuple[Stage, ...]:
-        """The stages that take steps."""
         counts = self.arm_counts(arm, real)
         everything_real = Source(set="real")
         synthetic = Source(set="synthetic", counts=counts)
-        one_stage = {
-            "none": (everything_real,),
-            "usb": (everything_real, synthetic),
-            "asb": (everything_real, synthetic),
-            "group_balanced": (everything_real, synthetic),
-            "synthetic_only": (synthetic,),
-        }
-        if arm in one_stage:
-            return (
-                self.training.from_scratch(
-                    sources=one_stage[arm],
-                    # Source-aware: without the source in the group, the pair (bias, source) would predict the label.
-                    by_source=arm in {"usb", "asb", "group_balanced"},
-                    mitigation="resample" if arm == "group_balanced" else mitigation,
-                ),
-            )
-        if arm == "ffr":
-            first = self.training.pretrain(source=synthetic, mitigation="erm")
-        else:
-            # The generator's own images are not balanced as they come, so that balance is drawn.
-            first = self.training.pretrain(source=Source(set="generator"), mitigation="resample")
-        return (first, self.training.finetune(source=everything_real, mitigation=mitigation))
+        of_real, of_synthetic = sum(real.values()), sum(counts.values())
+        if arm in _TWO_STAGES:
+            if arm == "ffr":
+                first = self.training.pretrain(source=synthetic, mitigation="erm", samples=of_synthetic)
+            else:
+                # The generator's own images are not balanced as they come, so that balance is drawn.
+                first = self.training.pretrain(source=Source(set="generator"), mitigation="resample")
+            return (first, *self.training.finetune(source=everything_real, mitigation=mitigation, samples=of_real))
+        sources = {"none": (everything_real,), "synthetic_only": (synthetic,)}.get(arm, (everything_real, synthetic))
+        return self.training.from_scratch(
+            sources=sources,
+            # Source-aware: without the source in the group, the pair (bias, source) would predict the label.
+            by_source=len(sources) > 1,
+            mitigation="resample" if arm == "group_balanced" else mitigation,
+            arm=arm,
+            samples=of_synthetic if arm == "synthetic_only" else of_real + of_synthetic,
+        )
