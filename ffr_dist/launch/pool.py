@@ -15,6 +15,7 @@ from ffr_dist.generate.driver import Driver, Finished, Progress
 from ffr_dist.generate.inline import Source, run_inline
 from ffr_dist.generate.work import Receipt
 from ffr_dist.generate.worker import Worker, WorkSpec
+from ffr_dist.launch.cards import write_cards
 from ffr_dist.launch.context import CheckedRecipe, Run, check_recipe, import_real
 from ffr_dist.launch.device import local_device
 from ffr_dist.launch.events import Began, Ended
@@ -82,7 +83,7 @@ def finish_pool(store: Store, go_on: str = "ffr generate") -> Manifest:
     rounds = read_rounds(store)
     if not rounds:
         raise InputError(f"{store.url} has no plan yet; run 'ffr generate' first")
-    return finish(
+    manifest = finish(
         store,
         checked.groups,
         checked.recipe.codec,
@@ -91,6 +92,8 @@ def finish_pool(store: Store, go_on: str = "ffr generate") -> Manifest:
         detail=_detail(checked),
         go_on=go_on,
     )
+    write_cards(store, checked, manifest)
+    return manifest
 
 
 def recipe_of(store: Store) -> CheckedRecipe:
@@ -136,6 +139,7 @@ def _found(run: Run) -> Manifest:
     if manifest is None:
         raise StoppedError(f"{run.store.url} was given another selection at this moment. To go on: {run.command}")
     copy_manifest(run.store, manifest)
+    write_cards(run.store, run.checked, manifest)
     run.tell(Ended("generate", f"{manifest.images:,} images", reused=True))
     return manifest
 
@@ -195,6 +199,7 @@ def _make(desk: _Desk, signals: StopSignals, *, inline: bool, pilot: bool, patie
         settled=end.settled,
         go_on=run.command,
     )
+    write_cards(run.store, run.checked, manifest)
     run.tell(Ended("generate", f"{manifest.images:,} images in {time.monotonic() - began:.0f} s"))
     return manifest
 

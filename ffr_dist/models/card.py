@@ -52,9 +52,9 @@ def render_card(card: ModelCard, *, library: str, labels: Sequence[str], opening
             "---",
             yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=1000).rstrip(),
             "---",
-            f"# {_plain(card.name)}",
+            f"# {plain(card.name)}",
             "",
-            f"An image classifier of {len(labels)} classes: {', '.join(map(_plain, labels))}.",
+            f"An image classifier of {len(labels)} classes: {', '.join(map(plain, labels))}.",
             "",
             "## Accuracy",
             "",
@@ -64,13 +64,13 @@ def render_card(card: ModelCard, *, library: str, labels: Sequence[str], opening
             "",
             "| set | fingerprint |",
             "|---|---|",
-            *(f"| {_plain(name)} | `{value}` |" for name, value in {**card.trained_on, **tested}.items()),
+            *(f"| {plain(name)} | `{value}` |" for name, value in {**card.trained_on, **tested}.items()),
             "",
             "## Training",
             "",
             "| setting | value |",
             "|---|---|",
-            *(f"| {_plain(name)} | {_plain(str(value))} |" for name, value in card.settings.items()),
+            *(f"| {plain(name)} | {plain(str(value))} |" for name, value in card.settings.items()),
             "",
             "## Use",
             "",
@@ -104,6 +104,6 @@ def _table(accuracies: Mapping[str, tuple[float, int]]) -> list[str]:
     ]
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that cannot end a line or a cell of a table, nor start markup."""
     return " ".join(text.split()).translate({ord(sign): f"\\{sign}" for sign in r"\|`*_<>[]#"})

@@ -8,56 +8,45 @@ filled dot and hollow diamond, solid and dashed line.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ffr_dist.report.content import BASELINE, Cell, Curve, Distances, Estimate, cell_name
-from ffr_dist.report.markup import Child, Html, el, fragment
+from ffr_dist.report.content import BASELINE, Cell, Curve, Distances, Estimate, StageCurve, cell_name
+from ffr_dist.report.drawing import Axis, area, diamond, dot, path, round_up, rule, svg
+from ffr_dist.report.markup import Html, el, fragment
 from ffr_dist.report.words import percent
 
 WIDE = 1000
 NARROW = 350
 """Width below which labels stand above their rows instead of beside them: a phone held upright."""
 
+_MANY = 16
+"""Rows of more cells than that are closer together."""
 _TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-_FRIENDLY = (1.0, 1.2, 1.6, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0)
-_MOST_POINTS = 240
-"""More than that on a line 300 pixels wide is file size only."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Axis:
-    """A linear scale from values to pixels."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def at(self, value: float) -> float:
-        share = (min(max(value, self.low), self.high) - self.low) / ((self.high - self.low) or 1.0)
-        return round(self.start + share * (self.end - self.start), 2)
 
 
 def interval_chart(cells: Sequence[Cell], lead: tuple[str, str] | None, *, ident: str, width: int = WIDE) -> Html:
     """Worst group (dot) and group mean (diamond) of each cell with 95 % intervals; small ticks are single seeds."""
     beside = width > NARROW
     margin = min(340, 34 + 8 * max((len(cell.name) for cell in cells), default=0)) if beside else 14
-    axis = _Axis(0.0, 1.0, margin, width - (126 if beside else 14))
-    top, row = 46, (38 if beside else 54)
+    axis = Axis(0.0, 1.0, margin, width - (126 if beside else 14))
+    top, row = 46, ((38 if len(cells) <= _MANY else 28) if beside else 54)
     bottom = top + row * len(cells)
     height = bottom + 42
     baseline = next((c.worst_group.value for c in cells if (c.arm, c.mitigation) == BASELINE), None)
-    summary = "; ".join(
+    told = [
         f"{c.name}: worst group {percent(c.worst_group.value)} %, group mean {percent(c.group_mean.value)} %"
         for c in cells
-    )
-    return _svg(
+    ]
+    return svg(
         width,
         height,
         ident,
         "Worst-group accuracy and group mean of each arm and mitigation",
-        summary,
+        "; ".join(told)
+        if len(cells) <= _MANY
+        else f"{len(cells)} cells; the table that follows says the same in numbers.",
         _legend(axis.start, 16, beside=beside),
         [
             el("rect", x=0, y=top + row * number, width=width, height=row, rx=4, class_="band")
@@ -75,39 +64,37 @@ def interval_chart(cells: Sequence[Cell], lead: tuple[str, str] | None, *, ident
 
 
 def training_chart(curves: Sequence[Curve], *, ident: str, width: int = 340) -> Html:
-    """Loss (above) and validation worst group (below) over the stages of one cell; one line per seed."""
-    stages = max((curve.stages for curve in curves), key=len)
-    lengths = [
-        max((step for curve in curves for step in _steps(curve, number)), default=1) for number in range(len(stages))
-    ]
+    """Loss (above) and validation worst group (below) over the stages of one cell: the mean of its seeds, and from the
+    least to the most of them as a band.
+    """
+    stages = [_over_seeds([c.stages[n] for c in curves if n < len(c.stages)]) for n in range(_most_stages(curves))]
+    lengths = [stage.length for stage in stages]
     starts = [sum(lengths[:number]) for number in range(len(stages))]
-    across = _Axis(0, sum(lengths) or 1, 40, width - 10)
-    losses = [value for curve in curves for stage in curve.stages for _, value in stage.loss if math.isfinite(value)]
-    ceiling = _round_up(max(losses, default=1.0))
-    loss, worst = _Axis(0, ceiling, 96, 24), _Axis(0, 1, 216, 124)
+    across = Axis(0, sum(lengths) or 1, 40, width - 10)
+    ceiling = round_up(max((high for stage in stages for _, _, high in stage.loss.values()), default=1.0))
+    loss, worst = Axis(0, ceiling, 96, 24), Axis(0, 1, 216, 124)
     name = cell_name(curves[0].arm, curves[0].mitigation)
-    return _svg(
+    return svg(
         width,
         252,
         ident,
         f"Training of {name}",
-        _training_summary(curves),
-        [_rule(across, loss.at(value), f"{value:g}") for value in (0.0, ceiling)],
-        [_rule(across, worst.at(value), f"{100 * value:.0f}") for value in (0.0, 0.5, 1.0)],
+        _training_summary(stages, len(curves)),
+        [rule(across, loss.at(value), f"{value:g}") for value in (0.0, ceiling)],
+        [rule(across, worst.at(value), f"{100 * value:.0f}") for value in (0.0, 0.5, 1.0)],
         [
-            _stage_marks(stage.name, across.at(start), across.at(start + length), start > 0)
-            for stage, start, length in zip(stages, starts, lengths, strict=True)
+            _stage_marks(stage.name, across.at(start), across.at(start + stage.length), start > 0)
+            for stage, start in zip(stages, starts, strict=True)
         ],
         el("text", "loss", x=across.end, y=34, class_="axis end"),
         el("text", "validation worst group, %", x=across.end, y=115, class_="axis end"),
         [
             fragment(
-                _path([(across.at(start + s), loss.at(v)) for s, v in stage.loss if math.isfinite(v)], "loss-line"),
-                _path([(across.at(start + s), worst.at(v)) for s, v in stage.worst_group], "worst-line"),
-                _kept(stage.worst_group, stage.best_step, start, across, worst),
+                _seed_lines(stage.loss, start, across, loss, "loss", banded=len(curves) > 1),
+                _seed_lines(stage.worst_group, start, across, worst, "worst", banded=len(curves) > 1),
+                [_kept(point, start, across, worst) for point in stage.kept],
             )
-            for curve in curves
-            for stage, start in zip(curve.stages, starts, strict=False)
+            for stage, start in zip(stages, starts, strict=True)
         ],
         [
             el("text", f"{start + length:,}", x=across.at(start + length), y=232, class_="axis end")
@@ -122,10 +109,10 @@ def distance_chart(distances: Distances, *, ident: str, width: int = WIDE) -> Ht
     beside = width > NARROW
     top, row = 12, (34 if beside else 48)
     rows = (("generated", distances.generated), ("held-out real", distances.real))
-    ceiling = _round_up(max((*distances.generated, *distances.real), default=1.0))
-    axis = _Axis(0, ceiling, 130 if beside else 14, width - 20)
+    ceiling = round_up(max((*distances.generated, *distances.real), default=1.0))
+    axis = Axis(0, ceiling, 130 if beside else 14, width - 20)
     bottom = top + row * len(rows)
-    return _svg(
+    return svg(
         width,
         bottom + 40,
         ident,
@@ -146,35 +133,19 @@ def distance_chart(distances: Distances, *, ident: str, width: int = WIDE) -> Ht
     )
 
 
-def _svg(width: int, height: float, ident: str, title: str, summary: str, *children: Child) -> Html:
-    return el(
-        "svg",
-        el("title", title, id=f"{ident}-title"),
-        el("desc", summary, id=f"{ident}-desc"),
-        *children,
-        xmlns="http://www.w3.org/2000/svg",
-        viewBox=f"0 0 {width} {height:g}",
-        width=width,
-        height=f"{height:g}",
-        role="img",
-        aria_labelledby=f"{ident}-title {ident}-desc",
-        class_="chart",
-    )
-
-
 def _legend(x: float, y: float, *, beside: bool) -> Html:
     step = 150 if beside else 112
     return fragment(
-        _dot(x + 6, y),
+        dot(x + 6, y),
         el("text", "worst group", x=x + 18, y=y + 4, class_="label"),
-        _diamond(x + step, y),
+        diamond(x + step, y),
         el("text", "group mean", x=x + step + 12, y=y + 4, class_="label"),
         el("line", x1=x + 2 * step - 10, x2=x + 2 * step + 14, y1=y, y2=y, class_="worst interval"),
         el("text", "95 % interval" if beside else "95 %", x=x + 2 * step + 22, y=y + 4, class_="label"),
     )
 
 
-def _frame(axis: _Axis, top: float, bottom: float) -> Html:
+def _frame(axis: Axis, top: float, bottom: float) -> Html:
     return fragment(
         [
             fragment(
@@ -198,7 +169,7 @@ def _baseline(x: float, top: float, bottom: float) -> Html:
     )
 
 
-def _interval_row(cell: Cell, axis: _Axis, top: float, row: float, width: int, *, leads: bool) -> Html:
+def _interval_row(cell: Cell, axis: Axis, top: float, row: float, width: int, *, leads: bool) -> Html:
     beside = width > NARROW
     middle = top + row / 2 if beside else top + 34
     worst, mean = middle - 6, middle + 6
@@ -227,31 +198,16 @@ def _interval_row(cell: Cell, axis: _Axis, top: float, row: float, width: int, *
             el("line", x1=axis.at(value), x2=axis.at(value), y1=worst - 7, y2=worst - 2, class_="seed")
             for value in (cell.worst_by_seed if len(cell.worst_by_seed) > 1 else ())
         ],
-        _diamond(axis.at(cell.group_mean.value), mean),
-        _dot(axis.at(cell.worst_group.value), worst),
+        diamond(axis.at(cell.group_mean.value), mean),
+        dot(axis.at(cell.worst_group.value), worst),
         class_="leading" if leads else None,
     )
 
 
-def _whisker(estimate: Estimate, axis: _Axis, y: float, series: str) -> Html | None:
+def _whisker(estimate: Estimate, axis: Axis, y: float, series: str) -> Html | None:
     if estimate.low is None or estimate.high is None:
         return None
     return el("line", x1=axis.at(estimate.low), x2=axis.at(estimate.high), y1=y, y2=y, class_=f"{series} interval")
-
-
-def _dot(x: float, y: float) -> Html:
-    return el("circle", cx=x, cy=y, r=5, class_="worst dot")
-
-
-def _diamond(x: float, y: float) -> Html:
-    return el("path", d=f"M{x:g} {y - 5.5:g}l5.5 5.5l-5.5 5.5l-5.5 -5.5z", class_="mean diamond")
-
-
-def _rule(across: _Axis, y: float, text: str) -> Html:
-    return fragment(
-        el("line", x1=across.start, x2=across.end, y1=y, y2=y, class_="grid"),
-        el("text", text, x=across.start - 6, y=y + 4, class_="axis end"),
-    )
 
 
 def _stage_marks(name: str, start: float, end: float, divided: bool) -> Html:
@@ -263,26 +219,64 @@ def _stage_marks(name: str, start: float, end: float, divided: bool) -> Html:
     )
 
 
-def _kept(
-    points: Sequence[tuple[int, float]], best: int | None, start: int, across: _Axis, worst: _Axis
-) -> Html | None:
-    value = dict(points).get(best) if best is not None else None
-    if value is None or best is None:
-        return None
+def _kept(point: tuple[int, float], start: int, across: Axis, worst: Axis) -> Html:
+    step, value = point
     return el(
-        "circle", el("title", "weights kept"), cx=across.at(start + best), cy=worst.at(value), r=3.5, class_="worst dot"
+        "circle", el("title", "weights kept"), cx=across.at(start + step), cy=worst.at(value), r=3.5, class_="worst dot"
     )
 
 
-def _path(points: Sequence[tuple[float, float]], series: str) -> Html | None:
-    if not points:
-        return None
-    stride = -(-len(points) // _MOST_POINTS)
-    kept = [*points[::stride], *([points[-1]] if (len(points) - 1) % stride else [])]
-    return el("path", d="M" + "L".join(f"{x:g} {y:g}" for x, y in kept), class_=series)
+Band = Mapping[int, tuple[float, float, float]]
+"""Mean, least and most of the seeds at a step."""
 
 
-def _spread(name: str, at: Mapping[float, float], axis: _Axis, top: float, row: float) -> Html:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stage:
+    """One stage of a cell, over its seeds."""
+
+    name: str
+    length: int
+    loss: Band
+    worst_group: Band
+    kept: tuple[tuple[int, float], ...]
+
+
+def _most_stages(curves: Sequence[Curve]) -> int:
+    return max((len(curve.stages) for curve in curves), default=0)
+
+
+def _over_seeds(stages: Sequence[StageCurve]) -> _Stage:
+    loss = _banded([stage.loss for stage in stages])
+    worst = _banded([stage.worst_group for stage in stages])
+    kept = tuple(
+        (stage.best_step, dict(stage.worst_group)[stage.best_step])
+        for stage in stages
+        if stage.best_step is not None and stage.best_step in dict(stage.worst_group)
+    )
+    return _Stage(
+        name=stages[0].name, length=max((*loss, *worst), default=1) or 1, loss=loss, worst_group=worst, kept=kept
+    )
+
+
+def _banded(lines: Sequence[Sequence[tuple[int, float]]]) -> Band:
+    """At the steps that all lines have: a mean over fewer would jump where a line ends."""
+    found = [{step: value for step, value in line if math.isfinite(value)} for line in lines]
+    steps = sorted(set.intersection(*map(set, found))) if found else []
+    at = {step: [line[step] for line in found] for step in steps}
+    return {step: (statistics.fmean(values), min(values), max(values)) for step, values in at.items()}
+
+
+def _seed_lines(found: Band, start: int, across: Axis, axis: Axis, series: str, *, banded: bool) -> Html:
+    along = [(across.at(start + step), axis.at(mean)) for step, (mean, _, _) in found.items()]
+    above = [(across.at(start + step), axis.at(most)) for step, (_, _, most) in found.items()]
+    below = [(across.at(start + step), axis.at(least)) for step, (_, least, _) in found.items()]
+    return fragment(
+        area(above, below, f"{series}-band") if banded else None,
+        path(along, f"{series}-line"),
+    )
+
+
+def _spread(name: str, at: Mapping[float, float], axis: Axis, top: float, row: float) -> Html:
     """One distribution, by quantile."""
     generated = name == "generated"
     series = "worst" if generated else "mean"
@@ -301,29 +295,16 @@ def _spread(name: str, at: Mapping[float, float], axis: _Axis, top: float, row: 
         el("line", x1=axis.at(box[0]), x2=axis.at(box[1]), y1=y, y2=y, class_=f"{series} thick")
         if box[0] is not None and box[1] is not None
         else None,
-        (_dot if generated else _diamond)(axis.at(at[0.5]), y) if 0.5 in at else None,
+        (dot if generated else diamond)(axis.at(at[0.5]), y) if 0.5 in at else None,
     )
 
 
-def _steps(curve: Curve, stage: int) -> Iterator[int]:
-    if stage < len(curve.stages):
-        for points in (curve.stages[stage].loss, curve.stages[stage].worst_group):
-            yield from (step for step, _ in points)
-
-
-def _training_summary(curves: Sequence[Curve]) -> str:
+def _training_summary(stages: Sequence[_Stage], seeds: int) -> str:
     parts = []
-    for curve in curves:
-        for stage in curve.stages:
-            if stage.worst_group:
-                first, last = stage.worst_group[0][1], stage.worst_group[-1][1]
-                parts.append(f"seed {curve.seed}, {stage.name}: from {percent(first)} % to {percent(last)} %")
-    return "Validation worst group. " + "; ".join(parts) if parts else "Training loss."
-
-
-def _round_up(value: float) -> float:
-    """The next friendly number: an axis ends there, and has a tick at its half."""
-    if not value > 1e-9:
-        return 1.0
-    power = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in _FRIENDLY if step * power >= value * (1 - 1e-9))
+    for stage in stages:
+        if stage.worst_group:
+            means = [mean for mean, _, _ in stage.worst_group.values()]
+            parts.append(f"{stage.name}: from {percent(means[0])} % to {percent(means[-1])} %")
+    if not parts:
+        return "Training loss."
+    return f"Validation worst group{', mean over seeds' if seeds > 1 else ''}. {'; '.join(parts)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 BASELINE = ("none", "erm")
 """The (arm, mitigation) that every other cell is compared with."""
@@ -15,6 +16,10 @@ BASELINE = ("none", "erm")
 
 def cell_name(arm: str, mitigation: str) -> str:
     return f"{arm} × {mitigation}"
+
+
+Setting = tuple[str, float | None, str]
+"""(method, bias ratio, variant): what must agree for cells to be compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +84,10 @@ class Sheet:
     """A contact sheet. ``image`` is a PNG, JPEG or WebP file (see ``sheets.contact_sheet``)."""
 
     group: str
+    """Empty where it shows several."""
     image: bytes
     caption: str
-    rejects: bool = False
+    kind: Literal["first", "best", "worst", "nearest", "rejected"] = "first"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,15 +117,88 @@ class Distances:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """A threshold of the recipe and what was measured."""
+    """A threshold of the recipe and what was measured; exactly one bound is set."""
 
     name: str
     measured: float
-    at_least: float
+    at_least: float | None = None
+    at_most: float | None = None
+    group: str = ""
+    """The group that was worst; empty where it is about all images."""
+    unit: Literal["share", "ratio", "count"] = "share"
 
     @property
     def passed(self) -> bool:
-        return self.measured >= self.at_least
+        low = self.at_least is None or self.measured >= self.at_least
+        return low and (self.at_most is None or self.measured <= self.at_most)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RealOrFake:
+    """How often a probe tells generated from real images, beside what it reaches where there is nothing to tell."""
+
+    accuracy: float
+    count: int
+    null_low: float
+    null_high: float
+    p: float
+    permutations: int
+    advice: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureDistance:
+    """Distances of one group's generated images to its real ones, in the space of a frozen network."""
+
+    group: str
+    real: int
+    generated: int
+    fd: Estimate
+    kid: Estimate
+    fd_real: float
+    """Of as many real images to other real ones: the floor."""
+    kid_real: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureDistances:
+    features: int
+    """Numbers of an image that are compared."""
+    weights_sha256: str
+    """Of the network that makes them."""
+    groups: tuple[FeatureDistance, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """How one probe does on one group: generated images against real ones, both held out."""
+
+    group: str
+    generated: Estimate | None
+    real: Estimate | None
+
+    @property
+    def gap(self) -> float | None:
+        return None if self.generated is None or self.real is None else self.generated.value - self.real.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gaps:
+    """The matrix of G-gaps: two probes, one for each kind of image that they learned from."""
+
+    trained_on_generated: tuple[Gap, ...]
+    trained_on_real: tuple[Gap, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duplicates:
+    exact: int
+    near: int
+    """Exact ones too."""
+    bits: int
+    """Hashes that differ in at most so many of 256 bits count as near."""
+    images: int
+    groups: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +208,10 @@ class Audit:
     distances: Distances | None = None
     checks: tuple[Check, ...] = ()
     failures: tuple[str, ...] = ()
+    real_or_fake: RealOrFake | None = None
+    feature_distances: FeatureDistances | None = None
+    gaps: Gaps | None = None
+    duplicates: Duplicates | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,11 +225,13 @@ class GroupScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """All seeds of one (method, bias ratio, arm, mitigation)."""
+    """All seeds of one (method, bias ratio, variant, arm, mitigation)."""
 
     method: str
     bias_ratio: float | None
     """None where the dataset is taken as biased as it is."""
+    variant: str = ""
+    """A named set of changes to the recipe; empty: the recipe as it is."""
     arm: str
     mitigation: str
     seeds: tuple[int, ...]
@@ -154,17 +239,24 @@ class Cell:
     """Mean of the seeds' worst-group accuracies; with one seed, that group's Wilson interval."""
     worst_by_seed: tuple[float, ...]
     group_mean: Estimate
-    train_weighted_mean: Estimate | None
     micro: Estimate
     n_worst: int
     """Test samples of the worst group; over several seeds, the fewest."""
     gain: Estimate | None = None
     """Worst group minus that of none × erm, paired over the seeds that both have."""
+    lead_gain: Estimate | None = None
+    """The same against the lead."""
+    measures: Mapping[str, Estimate] = field(default_factory=dict)
+    """Further measures, by their keys in ``measures.MEASURES``; those that are undefined are absent."""
     groups: tuple[GroupScore, ...]
 
     @property
     def name(self) -> str:
         return cell_name(self.arm, self.mitigation)
+
+    @property
+    def setting(self) -> Setting:
+        return (self.method, self.bias_ratio, self.variant)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,10 +284,35 @@ class Curve:
 
     method: str
     bias_ratio: float | None
+    variant: str = ""
     arm: str
     mitigation: str
     seed: int
     stages: tuple[StageCurve, ...]
+
+    @property
+    def setting(self) -> Setting:
+        return (self.method, self.bias_ratio, self.variant)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """A cell of a study that has no results, and why."""
+
+    cell: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuned:
+    """What a study chose for a way of training, by validation alone."""
+
+    variant: str = ""
+    arm: str
+    mitigation: str
+    chosen: str
+    score: float | None = None
+    """Mean of the validation worst group."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +333,8 @@ class Report:
     summary: str = ""
     """One or two plain sentences below the title."""
     recipe: str = ""
+    study: str = ""
+    """The file that lists the cells, where there is one."""
     provenance: tuple[Fact, ...] = ()
     """Hashes, versions, environment, manifest_sha256, dates: strings as the caller wants them read."""
     plan: Plan | None = None
@@ -223,7 +342,13 @@ class Report:
     sheets: tuple[Sheet, ...] = ()
     audit: Audit | None = None
     results: Results | None = None
+    skipped: tuple[Missing, ...] = ()
+    """Cells that cannot exist."""
+    failed: tuple[Missing, ...] = ()
+    tuned: tuple[Tuned, ...] = ()
     curves: tuple[Curve, ...] = ()
+    more_curves: int = 0
+    """Cells whose curves were left out for the size of the page."""
     costs: tuple[Cost, ...] = ()
     warnings: tuple[str, ...] = ()
     """What only the caller knows; ``findings`` adds what the values above show."""

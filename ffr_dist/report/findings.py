@@ -9,6 +9,7 @@ from ffr_dist.report.words import count, percent, setting
 
 _FEW_SAMPLES = 100
 """Below this the 95 % interval of an accuracy is up to 20 points wide."""
+_NAMED = 5
 
 
 def findings(report: Report) -> tuple[str, ...]:
@@ -16,6 +17,10 @@ def findings(report: Report) -> tuple[str, ...]:
     found: list[str] = []
     if report.audit is not None:
         found += [f"The audit failed: {failure}" for failure in report.audit.failures]
+    if report.failed:
+        names = ", ".join(missing.cell for missing in report.failed[:_NAMED])
+        more = f" and {len(report.failed) - _NAMED} more" if len(report.failed) > _NAMED else ""
+        found.append(f"Cells that failed and are in no table: {names}{more}.")
     if report.results is not None:
         found += _results(report.results.cells, report.results.lead)
     found += report.warnings
@@ -32,7 +37,7 @@ def _results(cells: Sequence[Cell], lead: tuple[str, str] | None) -> Iterator[st
     few = min((cell.n_worst for cell in cells), default=_FEW_SAMPLES)
     if few < _FEW_SAMPLES:
         yield f"The worst group has only {count(few)} test samples: read its interval before its accuracy."
-    by_key = {(c.method, c.bias_ratio, c.arm, c.mitigation): c for c in cells}
+    by_key = {(c.setting, c.arm, c.mitigation): c for c in cells}
     for cell in cells:
         if lead is None or (cell.arm, cell.mitigation) != lead:
             continue
@@ -40,27 +45,31 @@ def _results(cells: Sequence[Cell], lead: tuple[str, str] | None) -> Iterator[st
             ("generator_data", "the generator only passed on what it saw"),
             ("synthetic_only", "training on real images did not help the worst group"),
         ):
-            control = by_key.get((cell.method, cell.bias_ratio, arm, cell.mitigation))
+            control = by_key.get((cell.setting, arm, cell.mitigation))
             if control is not None and control.worst_group.value >= cell.worst_group.value:
                 yield (
-                    f"The control {control.name} ({setting(cell.bias_ratio)}) reaches "
+                    f"The control {control.name} ({setting(cell.bias_ratio, cell.variant)}) reaches "
                     f"{percent(control.worst_group.value)} % in the worst group, {cell.name} "
                     f"{percent(cell.worst_group.value)} %: as far as this run can tell, {meaning}."
                 )
 
 
 def _curves(curves: Sequence[Curve]) -> Iterator[str]:
-    hurt: dict[str, list[int]] = {}
+    hurt: dict[str, dict[str, list[int]]] = {}
     for curve in curves:
         for stage in curve.stages[1:]:
             before = [value for step, value in stage.worst_group if step == 0]
             after = [value for step, value in stage.worst_group if step > 0]
             if before and after and max(after) < before[0]:
-                hurt.setdefault(f"{cell_name(curve.arm, curve.mitigation)}: stage {stage.name!r}", []).append(
+                hurt.setdefault(stage.name, {}).setdefault(cell_name(curve.arm, curve.mitigation), []).append(
                     curve.seed
                 )
-    for name, seeds in hurt.items():
-        yield (
-            f"{name} lowered the validation worst group below what it started from "
-            f"({'seed' if len(set(seeds)) == 1 else 'seeds'} {', '.join(str(seed) for seed in sorted(set(seeds)))})."
-        )
+    for stage_name, cells in hurt.items():
+        named = "; ".join(f"{name} ({_seeds(seeds)})" for name, seeds in list(cells.items())[:_NAMED])
+        more = f"; and {len(cells) - _NAMED} more cells" if len(cells) > _NAMED else ""
+        yield (f"Stage {stage_name!r} lowered the validation worst group below what it started from: {named}{more}.")
+
+
+def _seeds(found: Sequence[int]) -> str:
+    known = sorted(set(found))
+    return f"{'seed' if len(known) == 1 else 'seeds'} {', '.join(map(str, known))}"

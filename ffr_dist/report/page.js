@@ -18,6 +18,9 @@ const sortBy = (table, head) => {
   const rows = [...table.tBodies[0].rows];
   rows.sort((a, b) => compare(key(a.cells[head.cellIndex]), key(b.cells[head.cellIndex]), down ? -1 : 1));
   table.tBodies[0].append(...rows);
+  // A screen reader tells a change of aria-sort only when it comes by again.
+  document.querySelector("[role=status]").textContent =
+    `Sorted by ${head.textContent}, ${down ? "descending" : "ascending"}`;
 };
 
 for (const table of document.querySelectorAll("table[data-sortable]")) {

@@ -1,20 +1,48 @@
-"""The main result as an SVG file of its own, for a README: the page's chart with the page's colours inside it."""
+"""Results as SVG files of their own, for a README and other pages: the report's charts with its colours inside them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib.resources import files
 
 from ffr_dist.report.charts import interval_chart
-from ffr_dist.report.content import Results
+from ffr_dist.report.content import Estimate, Results
+from ffr_dist.report.lines import sample, setting_chart, style_of
 from ffr_dist.report.markup import Html, el
+
+_CHART = (340, 236)
+_LINE = 20
 
 
 def result_picture(results: Results) -> str:
-    """Arms and mitigations of the first method and bias ratio; light or dark as the reader's system is."""
-    first = results.cells[0]
-    cells = [c for c in results.cells if (c.method, c.bias_ratio) == (first.method, first.bias_ratio)]
-    chart = interval_chart(cells, results.lead, ident="result")
+    """Arms and mitigations of the first setting; light or dark as the reader's system is."""
+    cells = [cell for cell in results.cells if cell.setting == results.cells[0].setting]
+    return _with_style(interval_chart(cells, results.lead, ident="result"))
+
+
+def setting_picture(
+    lines: Mapping[str, Mapping[float, Estimate]], title: str, setting: str, names: Mapping[float, str] | None = None
+) -> str:
+    """Worst group over a setting, a line for each way of training, with their names below."""
+    ways = list(lines)
+    chart = setting_chart(lines, ways, title, ident="curve", setting=setting, names=names)
+    width, height = _CHART
+    legend = [
+        el(
+            "g",
+            sample(style_of(way, ways)),
+            el("text", way, x=38, y=12, class_="axis"),
+            transform=f"translate(36 {height + 8 + _LINE * place})",
+        )
+        for place, way in enumerate(ways)
+    ]
+    whole = height + _LINE * len(ways) + 12
+    size = {"viewBox": f"0 0 {width} {whole}", "width": width, "height": whole}
+    return _with_style(el("svg", chart, legend, xmlns="http://www.w3.org/2000/svg", class_="chart", **size))
+
+
+def _with_style(chart: Html) -> str:
     opening, rest = chart.split(">", 1)
     return f"{opening}>{el('style', Html(_style()))}{rest}"
 

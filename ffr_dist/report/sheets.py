@@ -15,6 +15,9 @@ _GAP = 2
 _SMALL = 64
 """Images up to this side are kept lossless: every pixel is seen, and a PNG of them is small."""
 
+_HEAVY = 48 * 1024
+"""A sheet of more bytes is shown as a JPEG."""
+
 _MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
 
@@ -50,6 +53,22 @@ def contact_sheet(images: Sequence[NDArray[np.uint8]], columns: int, scale: int 
         sheet[sheet[..., 3] == 0] = 128  # JPEG has no transparency; a mid grey suits light and dark pages
         Image.fromarray(sheet[..., :3].copy()).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
+
+
+def compact(image: bytes) -> bytes:
+    """The sheet itself, or a smaller JPEG of a heavy one; what is no image is left for :func:`describe` to refuse."""
+    if len(image) <= _HEAVY:
+        return image
+    try:
+        with Image.open(io.BytesIO(image), formats=tuple(_MIME)) as opened:
+            pixels = opened.convert("RGBA")
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
+        return image
+    flat = Image.new("RGB", pixels.size, (128, 128, 128))
+    flat.paste(pixels, mask=pixels)
+    buffer = io.BytesIO()
+    flat.save(buffer, "JPEG", quality=82)
+    return min(image, buffer.getvalue(), key=len)
 
 
 def describe(image: bytes) -> tuple[str, int, int]:

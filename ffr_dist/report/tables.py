@@ -10,6 +10,9 @@ from ffr_dist.report.content import Estimate
 from ffr_dist.report.markup import Child, Html, el
 from ffr_dist.report.words import NONE, bounds, count, percent, points
 
+_MANY = 9
+"""More columns than that need smaller letters on paper."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -52,6 +55,7 @@ def table(
             el("thead", head),
             el("tbody", body),
             id=ident,
+            class_="many" if len(columns) > _MANY else None,
             data_sortable=sortable,
         ),
         class_="scroll",
@@ -90,6 +94,16 @@ def bar(value: int, most: int) -> Entry:
     return Entry(
         [count(value), el("span", class_="bar", style=f"--share:{100 * value / (most or 1):.1f}%", aria_hidden="true")],
         value,
+    )
+
+
+def heat(value: float | None, deepest: float) -> Entry:
+    """A difference on a ground that is the deeper the larger it is; its sign is in the number too."""
+    if value is None:
+        return number(None)
+    depth = f"--depth:{32 * min(abs(value) / deepest, 1):.0f}%"
+    return Entry(
+        el("span", points(value), class_=f"heat {'above' if value > 0 else 'below'}", style=depth), value, "heated"
     )
 
 

@@ -9,7 +9,7 @@ NONE = "–"
 
 
 def percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f}"
+    return f"{100 * fraction:.1f}".replace("-", "−")
 
 
 def points(fraction: float) -> str:
@@ -49,8 +49,9 @@ def size(number: int) -> str:
     return f"{value:,.1f} TiB"
 
 
-def setting(bias_ratio: float | None) -> str:
-    return "bias as in the data" if bias_ratio is None else f"bias ratio {bias_ratio:g}"
+def setting(bias_ratio: float | None, variant: str = "") -> str:
+    ratio = "bias as in the data" if bias_ratio is None else f"bias ratio {bias_ratio:g}"
+    return f"{ratio}, {variant}" if variant else ratio
 
 
 def seeds(number: int) -> str:

@@ -45,7 +45,7 @@ _PATH = [str(HERE), str(HERE.parent), str(HERE.parent / "launch"), str(HERE.pare
 _SEED = int(os.environ.get("CHAOS_SEED", "0"))
 _GO_ON = "To go on: ffr generate"
 _KNOWN = re.compile(
-    r"recipe\.yaml|manifest\.json"
+    r"recipe\.yaml|manifest\.json|README\.md|croissant\.json"
     r"|(selection/\d{4}|plan/round-\d{3}|commits/\d{8}|failures/\d{8}/[\w.-]+|drivers/[0-9a-f]{12}|manifests/\d{4})\.json"
     r"|shards/\d{8}-[0-9a-f]{12}\.(tar|parquet)|manifests/\d{4}-[0-9a-f]{12}\.index\.parquet"
     r"|events/[\w.-]+\.jsonl|log/\d{8}\.parquet|\.probe/[0-9a-f]{32}/\d\d"

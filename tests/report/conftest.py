@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from chromium import EXECUTABLE, Chromium
-from report_sample import sample_report
+from report_sample import sample_report, study_report
 
 from ffr_dist.report.content import Report
 
@@ -14,6 +14,11 @@ from ffr_dist.report.content import Report
 @pytest.fixture(scope="session")
 def sample() -> Report:
     return sample_report()
+
+
+@pytest.fixture(scope="session")
+def study() -> Report:
+    return study_report()
 
 
 @pytest.fixture(scope="session")

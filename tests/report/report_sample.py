@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,18 +19,26 @@ from ffr_dist.report.content import (
     Cost,
     Curve,
     Distances,
+    Duplicates,
     Estimate,
     Fact,
+    FeatureDistance,
+    FeatureDistances,
+    Gap,
+    Gaps,
     Generation,
     GroupAudit,
     GroupGeneration,
     GroupPlan,
     GroupScore,
+    Missing,
     Plan,
+    RealOrFake,
     Report,
     Results,
     Sheet,
     StageCurve,
+    Tuned,
 )
 from ffr_dist.report.sheets import contact_sheet
 
@@ -55,6 +64,7 @@ SCORES = {
     ("generator_data", "erm"): (0.891, 0.693, 0.702, 0.897),
 }
 TEST_COUNT = 250
+LEAD = ("ffr", "groupdro")
 
 
 @functools.cache
@@ -113,7 +123,15 @@ def sample_report(seeds: int = 3) -> Report:
                 Sheet(group=name, image=contact_sheet(pixels(place, 18), 6, 3), caption=MEANING[place])
                 for place, name in enumerate(GROUPS)
             ),
-            Sheet(group="high_flower", image=contact_sheet(pixels(3, 4), 6, 3), caption="blank: 3", rejects=True),
+            *(
+                Sheet(group=name, image=contact_sheet(pixels(place, 12), 6, 3), caption=told, kind=kind)
+                for kind, told in (
+                    ("best", "what the probes are surest of"),
+                    ("worst", "what the probes take for something else"),
+                )
+                for place, name in enumerate(GROUPS[2:], 2)
+            ),
+            Sheet(group="high_flower", image=contact_sheet(pixels(3, 4), 6, 3), caption="blank: 3", kind="rejected"),
         ),
         audit=Audit(
             groups=tuple(audit_of(name, place) for place, name in enumerate(GROUPS)),
@@ -126,13 +144,50 @@ def sample_report(seeds: int = 3) -> Report:
                 real=(19.8, 29.5, 35.1, 41.7, 58.9),
             ),
             checks=(
-                Check(name="label", measured=0.941, at_least=0.85),
-                Check(name="bias", measured=0.992, at_least=0.9),
+                Check(name="label accuracy of the worst group", measured=0.941, at_least=0.85, group="high_flower"),
+                Check(name="bias accuracy of the worst group", measured=0.992, at_least=0.9, group="low_temple"),
+                Check(name="real-or-fake accuracy", measured=0.712, at_most=0.8),
+                Check(name="near-duplicates", measured=12, at_most=50, unit="count"),
+                Check(name="FD over its floor", measured=2.42, at_most=4, group="low_flower", unit="ratio"),
             ),
+            real_or_fake=RealOrFake(
+                accuracy=0.712,
+                count=1440,
+                null_low=0.471,
+                null_high=0.528,
+                p=0.001,
+                permutations=999,
+                advice="Keep real and generated images in stages of their own.",
+            ),
+            feature_distances=FeatureDistances(
+                features=64,
+                weights_sha256="41c7a2e09b1d" + 52 * "0",
+                groups=tuple(
+                    FeatureDistance(
+                        group=name,
+                        real=REAL[place],
+                        generated=720,
+                        fd=around(18.3 + 6 * place, 2.1),
+                        kid=around(0.0124 + 0.003 * place, 0.002),
+                        fd_real=9.1 + place,
+                        kid_real=0.0011,
+                    )
+                    for place, name in enumerate(GROUPS)
+                ),
+            ),
+            gaps=Gaps(
+                trained_on_generated=tuple(
+                    Gap(group=name, generated=wilson(171, 180), real=wilson(real, 180))
+                    for name, real in zip(GROUPS, (150, 121, 132, 168), strict=True)
+                ),
+                trained_on_real=tuple(
+                    Gap(group=name, generated=wilson(made, 180), real=wilson(160, 180) if place != 2 else None)
+                    for place, (name, made) in enumerate(zip(GROUPS, (158, 108, 140, 170), strict=True))
+                ),
+            ),
+            duplicates=Duplicates(exact=3, near=12, bits=16, images=2880, groups={"low_temple": 4, "high_temple": 11}),
         ),
-        results=Results(
-            cells=tuple(cell(arm, mitigation, seeds) for arm, mitigation in SCORES), lead=("ffr", "groupdro")
-        ),
+        results=Results(cells=tuple(cell(arm, mitigation, seeds) for arm, mitigation in SCORES), lead=LEAD),
         curves=tuple(
             curve(arm, mitigation, seed)
             for arm, mitigation in (("none", "erm"), ("usb", "erm"), ("ffr", "erm"), ("ffr", "groupdro"))
@@ -144,6 +199,51 @@ def sample_report(seeds: int = 3) -> Report:
             Cost(stage="Audit", seconds=9.1, images=2880),
             Cost(stage="Training, 9 cells", seconds=88.0, note="2 processes"),
         ),
+    )
+
+
+ARMS = ("none", "usb", "asb", "ffr", "synthetic_only", "group_balanced", "generator_data", "ffr_head", "ddb", "asac")
+MITIGATIONS = ("erm", "resample", "groupdro", "dfr", "jtt", "reweight")
+RATIOS = (0.9, 0.95, 0.97, 0.99, 0.999)
+
+
+@functools.cache
+def study_report(arms: int = 10, mitigations: int = 6, ratios: int = 5, drawn: int = 24) -> Report:
+    """A study: every combination, five seeds, and what only a study has."""
+    cells = tuple(
+        studied(place, arm, mitigation, RATIOS[step], step)
+        for step in range(ratios)
+        for place, arm in enumerate(ARMS[:arms])
+        for mitigation in MITIGATIONS[:mitigations]
+    )
+    curves = tuple(
+        replace(curve(*known, seed), arm=one.arm, mitigation=one.mitigation, bias_ratio=one.bias_ratio)
+        for one in cells[:drawn]
+        for known in [(one.arm, "erm") if (one.arm, "erm") in SCORES else BASELINE]
+        for seed in range(5)
+    )
+    head_only = tuple(replace(one, variant="head-only") for one in cells if one.arm == "ffr" and one.bias_ratio == 0.95)
+    return replace(
+        sample_report(),
+        title="embedded-world",
+        study="name: embedded-world\nrecipe: ffr-demo\ngrids:\n  - arms: [none, ffr]\n",
+        results=Results(cells=(*cells, *head_only), lead=("ffr", "erm")),
+        curves=curves,
+        more_curves=len(cells) - drawn,
+        skipped=(Missing(cell="group_balanced × groupdro", why="group_balanced has a mitigation of its own"),),
+        failed=(Missing(cell="asb × dfr, seed 3, bias ratio 0.999", why="MemoryError: 12 GiB asked for"),),
+        tuned=tuple(
+            Tuned(arm=arm, mitigation="erm", chosen="lrs 0.002, finetune_lrs 5e-05", score=0.71) for arm in ARMS[:arms]
+        ),
+    )
+
+
+def studied(place: int, arm: str, mitigation: str, ratio: float, step: int) -> Cell:
+    known = cell(*((arm, "erm") if (arm, "erm") in SCORES else BASELINE), 5)
+    steeper = 0.06 * step * (1.6 if arm == "none" else 0.7) + 0.01 * place - 0.02 * MITIGATIONS.index(mitigation)
+    worst = min(max(known.worst_group.value - steeper, 0.02), 0.98)
+    return replace(
+        known, arm=arm, mitigation=mitigation, bias_ratio=ratio, worst_group=around(worst, 0.04 + 0.01 * step)
     )
 
 
@@ -163,10 +263,24 @@ def cell(arm: str, mitigation: str, seeds: int) -> Cell:
         worst_group=wilson(round(worst * TEST_COUNT), TEST_COUNT) if seeds == 1 else around(worst, 0.06),
         worst_by_seed=by_seed,
         group_mean=around(mean, 0.022),
-        train_weighted_mean=Estimate(0.475 * (accuracies[0] + accuracies[3]) + 0.025 * (accuracies[1] + accuracies[2])),
         micro=around(mean, 0.022),
         n_worst=TEST_COUNT,
         gain=None if (arm, mitigation) == BASELINE else Estimate(gain) if seeds == 1 else around(gain, 0.07),
+        lead_gain=None if (arm, mitigation) == LEAD else around(worst - min(SCORES[LEAD]), 0.05),
+        measures={
+            "train_weighted_mean": Estimate(0.475 * accuracies[0] + 0.475 * accuracies[3] + 0.05 * accuracies[1]),
+            "aligned": around((accuracies[0] + accuracies[3]) / 2, 0.02),
+            "conflicting": around((accuracies[1] + accuracies[2]) / 2, 0.05),
+            "ddp": around(abs(accuracies[1] - accuracies[0]), 0.03),
+            "deop": around(accuracies[3] - accuracies[2], 0.03),
+            "deo_max": around(accuracies[0] - accuracies[1], 0.03),
+            "deo_mean": around(0.21, 0.03),
+            "deo_sum": around(0.42, 0.03),
+            "macro_std": around(0.153, 0.01),
+            "macro_std_null": Estimate(0.018),
+            "macro_std_excess": around(0.135, 0.01),
+            "std_groups": around(0.17, 0.01),
+        },
         groups=tuple(
             GroupScore(group=name, accuracy=wilson(right, TEST_COUNT * seeds), correct=right, count=TEST_COUNT * seeds)
             for name, right in zip(GROUPS, correct, strict=True)
@@ -178,6 +292,7 @@ def curve(arm: str, mitigation: str, seed: int) -> Curve:
     def stage(name: str, start: float, end: float, steps: int) -> StageCurve:
         rng = np.random.default_rng([seed, steps, len(arm)])
         at = range(0, steps + 1, 25)
+        start, end = start + 0.02 * seed, end + 0.03 * (seed - 1)
         worst = [(s, start + (end - start) * (1 - math.exp(-4 * s / steps)) + 0.02 * rng.standard_normal()) for s in at]
         return StageCurve(
             name=name,

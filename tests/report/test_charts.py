@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ffr_dist.report.charts import NARROW, WIDE, distance_chart, interval_chart, training_chart
-from ffr_dist.report.content import Curve, Distances, Report, StageCurve
+from ffr_dist.report.content import Curve, Distances, Estimate, Report, StageCurve
+from ffr_dist.report.lines import lines_of, setting_chart, style_of
 from ffr_dist.report.picture import result_picture
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -51,7 +52,57 @@ def test_stages_follow_each_other(sample: Report) -> None:
     root = drawn(training_chart(curves, ident="c"))
     words = [text.text for text in root.iter(f"{SVG}text")]
     assert {"synthetic", "real", "300", "450"} <= set(words)
-    assert len([p for p in root.iter(f"{SVG}path") if p.get("class") == "worst-line"]) == 2 * len(curves)
+    kinds = [p.get("class") for p in root.iter(f"{SVG}path")]
+    assert [kinds.count(name) for name in ("worst-line", "worst-band", "loss-line", "loss-band")] == [2, 2, 2, 2]
+    assert len(list(root.iter(f"{SVG}circle"))) == 2 * len(curves), "each seed's kept weights"
+    alone = drawn(training_chart(curves[:1], ident="c"))
+    assert not [p for p in alone.iter(f"{SVG}path") if "band" in p.get("class")], "one seed has no spread"
+
+
+def test_the_line_is_the_mean_of_the_seeds_where_all_have_a_step() -> None:
+    def curve(seed: int, *worst: tuple[int, float]) -> Curve:
+        stage = StageCurve(name="s", worst_group=worst)
+        return Curve(method="m", bias_ratio=0.9, arm="a", mitigation="m", seed=seed, stages=(stage,))
+
+    markup = training_chart([curve(0, (0, 0.2), (10, 0.4), (20, 1.0)), curve(1, (0, 0.4), (10, 0.8))], ident="c")
+    root = drawn(markup)
+    path = next(p.get("d") for p in root.iter(f"{SVG}path") if p.get("class") == "worst-line")
+    assert path == "M40 188.4L330 160.8", "at 0.3 and 0.6 of the height, and nothing where a seed has ended"
+    band = next(p.get("d") for p in root.iter(f"{SVG}path") if p.get("class") == "worst-band")
+    assert band == "M40 179.2L330 142.4L330 179.2L40 197.6z"
+    assert "mean over seeds. s: from 30.0 % to 60.0 %" in root.find(f"{SVG}desc").text
+
+
+def test_a_single_point_is_seen() -> None:
+    stage = StageCurve(name="s", loss=((5, 0.4),))
+    curve = Curve(method="m", bias_ratio=0.9, arm="a", mitigation="m", seed=0, stages=(stage,))
+    assert 'd="M330 24h0" class="loss-line"' in training_chart([curve], ident="c")
+
+
+def test_a_line_for_each_arm_over_the_ratios(study: Report) -> None:
+    cells = [cell for cell in study.results.cells if not cell.variant]
+    by_mitigation = lines_of(cells)
+    assert list(by_mitigation) == ["erm", "resample", "groupdro", "dfr", "jtt", "reweight"]
+    arms = list(by_mitigation["erm"])
+    root = drawn(setting_chart(by_mitigation["erm"], arms, "ffr, erm", ident="r"))
+    lines = [p for p in root.iter(f"{SVG}path") if p.get("class") == "line"]
+    marks = [p for p in root.iter(f"{SVG}path") if "mark" in p.get("class")]
+    assert (len(lines), len(marks)) == (10, 50)
+    assert len([e for e in root.iter(f"{SVG}line") if e.get("class") == "bounds"]) == 50
+    places = {mark.get("transform") for mark in marks}
+    assert len(places) == 50, "no mark hides another"
+    words = [text.text for text in root.iter(f"{SVG}text")]
+    assert {"0.9", "0.95", "0.97", "0.99", "0.999", "bias ratio"} <= set(words)
+    looks = {(style_of(arm, arms), mark) for arm, mark in zip(arms, (m.get("d") for m in marks[::5]), strict=True)}
+    assert len(looks) == 10
+
+
+def test_an_arm_looks_alike_in_every_chart_and_may_lack_a_ratio() -> None:
+    arms = ("none", "usb", "ffr")
+    lines = {"ffr": {0.9: Estimate(0.5), 0.99: Estimate(0.4)}, "usb": {0.9: Estimate(0.3, 0.2, 0.4)}}
+    root = drawn(setting_chart(lines, arms, "t", ident="r"))
+    assert [e.get("class") for e in root.iter(f"{SVG}g")] == ["arm arm1", "arm arm2"]
+    assert len([e for e in root.iter(f"{SVG}line") if e.get("class") == "bounds"]) == 1
 
 
 numbers = st.floats(0, 1) | st.sampled_from([1e-300, 1e30, float("nan"), float("inf")])

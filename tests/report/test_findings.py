@@ -62,7 +62,7 @@ def test_a_second_stage_that_hurts_is_told_with_its_seeds() -> None:
     hurt = [curve((0, 0.7), (50, 0.5), (100, 0.6), seed=seed) for seed in (2, 1)]
     fine = curve((0, 0.7), (50, 0.5), (100, 0.71), seed=3)
     assert findings(Report(title="t", curves=(*hurt, fine))) == (
-        "ffr × erm: stage 'real' lowered the validation worst group below what it started from (seeds 1, 2).",
+        "Stage 'real' lowered the validation worst group below what it started from: ffr × erm (seeds 1, 2).",
     )
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from report_sample import sample_report
 
 from ffr_dist.errors import DataError
-from ffr_dist.report.content import GroupScore, Report, Sheet
+from ffr_dist.report.content import Check, Estimate, GroupScore, Report, Sheet
 from ffr_dist.report.page import render
 
 HOSTILE = "</script></style><script>alert(1)</script><img src=https://evil.example/x onerror=alert(2)>\"'&\x00\ud800"
@@ -46,8 +46,12 @@ class Reader(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
+CHOICES = {"kind", "unit"}
+"""Fields that hold one of a few words, not text."""
+
+
 def poisoned(value: Any, poison: str = HOSTILE) -> Any:
-    """The same tree with every string replaced."""
+    """The same tree with every text replaced."""
     if isinstance(value, str):
         return poison
     if isinstance(value, tuple):
@@ -55,7 +59,8 @@ def poisoned(value: Any, poison: str = HOSTILE) -> Any:
     if isinstance(value, dict):
         return {poisoned(key, poison): item for key, item in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{field.name: poisoned(getattr(value, field.name), poison) for field in fields(value)})
+        texts = [field.name for field in fields(value) if field.name not in CHOICES]
+        return replace(value, **{name: poisoned(getattr(value, name), poison) for name in texts})
     return value
 
 
@@ -127,6 +132,51 @@ def test_each_bias_ratio_has_tables_of_its_own(sample: Report) -> None:
     idents = {table["id"] for table in found.named("table")}
     assert {"scores-0", "scores-1", "groups-0", "groups-1"} <= idents
     assert "ffr, bias ratio 0.99" in found.text
+
+
+def test_variants_of_one_ratio_stand_apart(sample: Report) -> None:
+    head = tuple(replace(cell, variant="head-only") for cell in sample.results.cells)
+    text = Reader(render(replace(sample, results=replace(sample.results, cells=sample.results.cells + head)))).text
+    assert "ffr, bias ratio 0.95, head-only" in text
+    assert "Worst group over the bias ratio" not in text, "there is one ratio only"
+
+
+def test_a_study_tells_what_is_not_in_its_tables(study: Report) -> None:
+    text = Reader(render(study)).text
+    assert text.index("Cells that failed and are in no table: asb × dfr, seed 3") < text.index("Results")
+    assert "MemoryError: 12 GiB asked for" in text
+    assert "group_balanced has a mitigation of its own" in text
+    assert f"Shown are 24 of {24 + study.more_curves} cells" in text
+
+
+def test_every_part_of_the_audit_is_told(sample: Report) -> None:
+    found = Reader(render(sample))
+    for title in ("tell generated from real", "in features", "carries over", "duplicates", "copied its training"):
+        assert title in found.text
+    depths = [a["style"] for name, a in found.tags if name == "span" and (a.get("class") or "").startswith("heat")]
+    assert len(depths) == 7, "one of the eight gaps could not be measured"
+    assert "With labels shuffled (999 times)" in found.text
+    low = replace(sample.audit.real_or_fake, accuracy=0.5)
+    told = Reader(render(replace(sample, audit=replace(sample.audit, real_or_fake=low)))).text
+    assert "no better than chance" in told
+
+
+def test_bounds_on_either_side_are_checked() -> None:
+    assert Check(name="n", measured=3, at_most=3).passed
+    assert not Check(name="n", measured=3.1, at_most=3).passed
+    assert not Check(name="n", measured=0.5, at_least=0.6).passed
+
+
+def test_of_many_groups_the_lowest_are_shown(sample: Report) -> None:
+    groups = tuple(
+        GroupScore(group=f"g{place:02d}", accuracy=Estimate(place / 80), correct=place, count=80) for place in range(80)
+    )
+    cells = tuple(replace(cell, groups=groups) for cell in sample.results.cells)
+    page = render(replace(sample, results=replace(sample.results, cells=cells)))
+    text = Reader(page).text
+    assert "Shown are 16 of 80 groups, the lowest ones on average." in text
+    assert "g15, n = 80" in text
+    assert "g16, n = 80" not in text
 
 
 def test_a_failed_audit_is_said_first(sample: Report) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ffr_dist.errors import DataError
-from ffr_dist.report.sheets import contact_sheet, describe
+from ffr_dist.report.sheets import compact, contact_sheet, describe
 
 
 def noise(number: int, side: int) -> list[np.ndarray]:
@@ -60,3 +60,11 @@ def test_what_cannot_be_laid_out_is_refused(images: list, columns: int, scale: i
 def test_only_pixels_may_be_embedded(body: bytes) -> None:
     with pytest.raises(DataError, match="not a PNG, JPEG or WebP"):
         describe(body)
+
+
+def test_a_heavy_sheet_is_shown_lighter_and_a_light_one_as_it_is() -> None:
+    light, heavy = contact_sheet(noise(4, 16), 2), contact_sheet(noise(40, 32), 8, 2)
+    assert compact(light) is light
+    assert len(compact(heavy)) < len(heavy)
+    assert describe(compact(heavy)) == ("image/jpeg", *describe(heavy)[1:])
+    assert compact(b"<svg/>" * 10_000) == b"<svg/>" * 10_000, "what is no image is refused where it would be shown"
