@@ -17,7 +17,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from ffr_dist.config import Config, digest, flatten, parse
 from ffr_dist.datasets import DataConfig
 from ffr_dist.errors import ConfigError, ConflictError, MissingError
-from ffr_dist.evaluate.audit import AuditConfig
+from ffr_dist.evaluate.audit.config import AuditConfig
 from ffr_dist.generate.keep import KeepConfig
 from ffr_dist.groups import Groups
 from ffr_dist.methods import Method, MethodConfig, build
@@ -110,20 +110,21 @@ class Recipe(Config):
 
 def load_recipe(path: str) -> tuple[Recipe, str]:
     """A recipe and its text, from a file, by the name of a built-in one, or from a bucket: an output's own copy."""
-    if path in builtin_recipes() and not Path(path).exists():
+    if path in builtin_recipes() and not Path(path).is_file():  # a folder of that name is its output
         text = builtin_text(path)
     else:
         try:
-            text = _text(path)
+            text = read_text(path)
         except (OSError, UnicodeDecodeError, MissingError) as error:
             raise ConfigError(
                 f"recipe {path} cannot be read: {error}; give a file, or one of {', '.join(builtin_recipes())}"
             ) from error
-    _refuse_secrets(text, path)
+    refuse_secrets(text, path)
     return parse(Recipe, text, path), text
 
 
-def _text(path: str) -> str:
+def read_text(path: str) -> str:
+    """The text of a file, or of an object in a bucket."""
     if "://" not in path:
         return Path(path).read_text()
     folder, _, name = path.rpartition("/")
@@ -136,7 +137,7 @@ _SECRET = re.compile(
 )
 
 
-def _refuse_secrets(text: str, path: str) -> None:
+def refuse_secrets(text: str, path: str) -> None:
     """A recipe is copied into its output and into reports: it must not carry a password or a signature."""
     if _SECRET.search(text):
         raise ConfigError(

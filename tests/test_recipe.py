@@ -76,3 +76,9 @@ def test_the_starters_commented_keys_are_keys_that_there_are():
     recipe = parse(Recipe, text, "starter")
     assert recipe.storage.region == "eu-west-1"
     assert recipe.generate.max_cost == 400
+
+
+def test_a_folder_called_like_a_built_in_recipe_is_its_output(tmp_path, monkeypatch):
+    (tmp_path / "ffr-demo").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("ffr-demo")[1] == builtin_text("ffr-demo")

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from ffr_dist.errors import DataError
-from ffr_dist.metrics import Count
+from ffr_dist.metrics import Answers, Count, Values
+
+_DRAWS = 9_999
+_FEWEST_FLIPPED, _MOST_FLIPPED = 6, 40
+"""Pairs that a sign-flip test is made of: of five, no p is below 0.06; of more than forty it takes too long."""
+_TIE = 1e-12
 
 
 class Interval(NamedTuple):
@@ -21,13 +27,18 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A mean of paired differences, with the interval and two-sided p-value of Student's t."""
+    """A mean of paired differences, with its interval and two-sided p-values, each by its test's name."""
 
     mean: float
     low: float
     high: float
     p: float
     pairs: int
+    test: str = "paired t"
+    """What ``p`` and the interval rest on: that differences are spread normally."""
+    p_sign_flip: float | None = None
+    """Of the exact test that rests on less: had the two been alike, each difference could as well have had the other sign.
+    None with fewer than 6 pairs, of which no result is rare."""
 
 
 def wilson(correct: int, count: int, confidence: float = 0.95) -> Interval:
@@ -51,6 +62,26 @@ def simultaneous_wilson(counts: Mapping[str, Count], confidence: float = 0.95) -
     return {name: wilson(count.correct, count.count, each) for name, count in counts.items()}
 
 
+def bootstrap(
+    answers: Answers, statistic: Callable[[Answers], Values | None], confidence: float = 0.95, draws: int = _DRAWS
+) -> Interval | None:
+    """Percentiles of a statistic over resamples of the test set, each group resampled within itself.
+
+    Resampling n answers of which c are right is drawing a binomial of n and c/n. So a group whose answers are all right stays so:
+    of few samples this interval is too narrow, and Wilson's is not. The same counts give the same interval; None where the
+    statistic is not defined.
+    """
+    if answers.count.min(initial=1) < 1:
+        raise DataError("a group without samples cannot be resampled; leave it out")
+    rng = np.random.default_rng(0)
+    drawn = rng.binomial(answers.count, answers.correct / answers.count, (draws, len(answers.count)))
+    values = statistic(replace(answers, correct=drawn))
+    if values is None:
+        return None
+    low, high = np.quantile(values, ((1 - confidence) / 2, (1 + confidence) / 2))
+    return Interval(float(low), float(high))
+
+
 def seed_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     """Student's interval of the mean over seeds."""
     if len(values) < 2:
@@ -71,7 +102,32 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float], confidence
     # Without any spread t is infinite, or 0/0 where nothing differs.
     t = abs(mean) / error if error else (math.inf if mean else 0.0)
     p = 2 * float(stdtr(len(differences) - 1, -t))
-    return Difference(mean=mean, low=low, high=high, p=p, pairs=len(differences))
+    return Difference(mean=mean, low=low, high=high, p=p, pairs=len(differences), p_sign_flip=sign_flip(differences))
+
+
+def sign_flip(differences: Sequence[float]) -> float | None:
+    """Two-sided p of a mean of 0: the share of all 2ⁿ choices of signs whose sum is as far from 0 as what was found.
+
+    Exact, in the square root of so many steps: the sums of one half are looked up among those of the other.
+    """
+    if not _FEWEST_FLIPPED <= len(differences) <= _MOST_FLIPPED:
+        return None
+    half = len(differences) // 2
+    first, second = _signed_sums(differences[:half]), np.sort(_signed_sums(differences[half:]))
+    least = abs(math.fsum(differences)) - _TIE * math.fsum(map(abs, differences))
+    if least <= 0:
+        return 1.0
+    above = len(second) - np.searchsorted(second, least - first, side="left")
+    below = np.searchsorted(second, -least - first, side="right")
+    return float((above + below).sum() / 2 ** len(differences))
+
+
+def _signed_sums(values: Sequence[float]) -> Values:
+    """Of all choices of their signs."""
+    sums = np.zeros(1)
+    for value in values:
+        sums = np.concatenate([sums - value, sums + value])
+    return sums
 
 
 def _quantile(freedom: int, confidence: float) -> float:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from ffr_dist.metrics import Count
@@ -30,19 +34,30 @@ def count_correct(
 
 def predictions(
     model: nn.Module, dataset: Dataset, batch: int | None = None, read: ReadConfig = _READ
-) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+) -> NDArray[np.int64]:
     """The class that ``model`` gives each image, in evaluation mode; its mode is left as it was.
 
     No image may be broken, even if some may be in training: a count of others in their place would be another count.
     """
+    return each_image(model, dataset, lambda images: model(images).argmax(1), batch, read).astype(np.int64)
+
+
+def each_image(
+    model: nn.Module,
+    dataset: Dataset,
+    answer: Callable[[torch.Tensor], torch.Tensor],
+    batch: int | None = None,
+    read: ReadConfig = _READ,
+) -> NDArray[Any]:
+    """What ``answer`` says of batches of images, as ``model`` takes them, joined: a row for each; as in :func:`predictions`."""
     was_training = model.training
     read = read.model_copy(update={"skip_broken": 0})
-    found = [np.zeros(0, np.int64)]
+    found: list[NDArray[Any]] = []
     model.eval()
     try:
         with torch.inference_mode():
             for _, images in in_turn(model, dataset, range(len(dataset)), batch=batch, read=read):
-                found.append(model(images).argmax(1).cpu().numpy())
+                found.append(answer(images).cpu().numpy())
     finally:
         model.train(was_training)
-    return np.concatenate(found)
+    return np.concatenate(found) if found else np.zeros(0)

@@ -1,13 +1,32 @@
 from __future__ import annotations
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ffr_dist.errors import DataError
-from ffr_dist.evaluate.intervals import paired_difference, seed_interval, simultaneous_wilson, wilson
-from ffr_dist.metrics import Count
+from ffr_dist.evaluate.intervals import (
+    bootstrap,
+    paired_difference,
+    seed_interval,
+    sign_flip,
+    simultaneous_wilson,
+    wilson,
+)
+from ffr_dist.metrics import (
+    Answers,
+    Count,
+    demographic_parity_gap,
+    group_mean,
+    micro,
+    odds_gap,
+    opportunity_gap,
+    worst_group,
+)
 
 VALUES = st.lists(st.floats(0, 1), min_size=2, max_size=12)
 
@@ -77,3 +96,78 @@ def test_differences_without_spread():
     assert paired_difference([1.0, 1.0], [0.5, 0.5]).p == 0
     with pytest.raises(DataError, match="do not pair"):
         paired_difference([1.0], [1.0, 2.0])
+
+
+@given(st.lists(st.integers(-20, 20).map(lambda value: value / 16), min_size=6, max_size=11))
+def test_sign_flips_as_counted_one_by_one_and_as_scipy(differences):
+    from scipy import stats
+
+    sums = [
+        math.fsum(s * d for s, d in zip(signs, differences, strict=True))
+        for signs in itertools.product((-1, 1), repeat=len(differences))
+    ]
+    found = abs(math.fsum(differences))
+    assert sign_flip(differences) == np.mean([abs(total) >= found for total in sums])
+    theirs = stats.permutation_test(
+        (np.array(differences),), np.mean, permutation_type="samples", n_resamples=np.inf, alternative="two-sided"
+    )
+    # Theirs doubles the smaller tail; of a symmetric distribution that is the same, but for the middle.
+    assert sign_flip(differences) == pytest.approx(theirs.pvalue)
+
+
+def test_sign_flips_come_with_a_difference_of_six_pairs():
+    ours, theirs = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95], [0.4, 0.4, 0.4, 0.4, 0.4, 0.4]
+    found = paired_difference(ours, theirs)
+    assert (found.test, found.p_sign_flip) == ("paired t", 2 / 64)
+    assert paired_difference(ours[:5], theirs[:5]).p_sign_flip is None
+    assert sign_flip([0.1] * 30) == 2 / 2**30  # all at once, not one by one
+    assert sign_flip([0.0] * 6) == 1
+    assert sign_flip([0.1] * 41) is None
+
+
+ANSWERS = Answers(*np.array([[90, 40, 10, 45], [100, 100, 50, 50], [0, 0, 1, 1], [0, 1, 0, 1]]))
+
+
+@pytest.mark.parametrize("statistic", [micro, group_mean, worst_group])
+def test_a_bootstrap_as_scipys(statistic):
+    from scipy import stats
+
+    samples = tuple(
+        np.repeat([1, 0], [right, count - right]) for right, count in zip(ANSWERS.correct, ANSWERS.count, strict=True)
+    )
+
+    def over_samples(*groups, axis):
+        return statistic(
+            Answers(np.stack([group.sum(axis) for group in groups], -1), *[ANSWERS.count, ANSWERS.label, ANSWERS.bias])
+        )
+
+    theirs = stats.bootstrap(
+        samples, over_samples, n_resamples=4000, method="percentile", rng=np.random.default_rng(1), batch=500
+    ).confidence_interval
+    ours = bootstrap(ANSWERS, statistic)
+    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.006)
+    assert bootstrap(ANSWERS, statistic) == ours
+
+
+def test_a_bootstrap_of_two_samples_a_group_as_all_resamples():
+    """All 4⁴ resamples of four groups of two, against many draws."""
+    answers = Answers(np.array([1, 2, 0, 1]), np.full(4, 2), ANSWERS.label, ANSWERS.bias)
+    groups = [(0, 1), (1, 1), (0, 0), (0, 1)]
+    for statistic in (demographic_parity_gap, opportunity_gap, lambda drawn: odds_gap(drawn, "sum")):
+        every = [
+            [sum(chosen) for chosen in resample]
+            for resample in itertools.product(*(itertools.product(group, repeat=2) for group in groups))
+        ]
+        values = statistic(Answers(np.array(every), answers.count, answers.label, answers.bias))
+        for confidence in (0.6, 0.9):  # quantiles between the atoms, which are of sixteenths
+            found = bootstrap(answers, statistic, confidence, draws=40_000)
+            assert found == pytest.approx(
+                tuple(np.quantile(values, ((1 - confidence) / 2, (1 + confidence) / 2))), abs=1e-9
+            )
+
+
+def test_what_a_bootstrap_cannot_say():
+    one = Answers(np.array([1]), np.array([2]), np.array([0]), np.array([0]))
+    assert bootstrap(one, demographic_parity_gap) is None
+    with pytest.raises(DataError, match="without samples"):
+        bootstrap(Answers(np.array([0]), np.array([0]), np.array([0]), np.array([0])), micro)
