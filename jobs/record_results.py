@@ -1,7 +1,10 @@
-"""Run the demo's comparison with several seeds and tuned rates at each size of the camera gap, and record it in docs/results.md.
+"""Run the studies of the embedded world and record them in docs/results.md: the tables, the curves and the verdicts.
 
-python jobs/record_results.py run --gap moderate --out results/moderate     # resumes; once for each gap
-python jobs/record_results.py write results                                # tables and picture from what is there
+    python jobs/record_results.py run results      # every study that is not done yet, one after another; resumes
+    python jobs/record_results.py write results    # the page's tables and pictures, from what is there
+
+``run`` takes hours on two cores, and goes on where it was stopped; ``--only`` names the studies to run. A generator that
+is not shipped (``jobs/train_demo_generator.py --bias-ratio``) is taken from ``--generators``, a folder of such folders.
 """
 
 from __future__ import annotations
@@ -9,106 +12,366 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ffr_dist.config import parse
-from ffr_dist.evaluate.intervals import paired_difference, seed_interval
-from ffr_dist.launch.context import check_recipe, start_run
-from ffr_dist.launch.events import Ended, Event, Warned
-from ffr_dist.launch.local import run_all
-from ffr_dist.launch.publish import results_content
-from ffr_dist.launch.rows import read_rows
-from ffr_dist.recipe import Recipe, load_recipe
-from ffr_dist.report.picture import result_picture
+from ffr_dist.errors import InputError
+from ffr_dist.evaluate.intervals import Difference, paired_difference, seed_interval
+from ffr_dist.launch.events import CellEnded, Ended, Event, Warned
+from ffr_dist.launch.outcomes import results_content
+from ffr_dist.launch.rows import Row, read_results
+from ffr_dist.launch.study.check import check_study
+from ffr_dist.launch.study.run import run_study
+from ffr_dist.recipe import Recipe
+from ffr_dist.report.content import Estimate
+from ffr_dist.report.picture import result_picture, setting_picture
 from ffr_dist.store import open_store
+from ffr_dist.study import StudyConfig, load_study, overridden
 
-GAPS = ("none", "moderate", "strong")
-SEEDS = (0, 1, 2)
-RATES = (0.002, 0.001)
-FINETUNE_RATES = (0.0002, 0.00005)
+MAIN, WHY, POOL = "embedded-world", "embedded-why", "embedded-pool"
 DOCS = Path(__file__).parents[1] / "docs"
 BEGIN, END = "<!-- tables: written by jobs/record_results.py -->", "<!-- end of tables -->"
+RATIO = 0.95
+GENERATORS = ("balanced", "biased")
+"""Trained by ``jobs/train_demo_generator.py`` on 1,500 real images: equal groups, or the classifiers' own at r = 0.95."""
 
-Row = Mapping[str, Any]
-
-
-def recipe_of(gap: str) -> Recipe:
-    """The demo's recipe at a gap, with more seeds and two rates for every arm."""
-    demo, _ = load_recipe("ffr-demo")
-    return demo.model_copy(
-        update={
-            "data": demo.data.model_copy(update={"camera_gap": gap}),
-            "train": demo.train.model_copy(update={"lrs": RATES, "finetune_lrs": FINETUNE_RATES}),
-            "compare": demo.compare.model_copy(update={"seeds": SEEDS}),
-        }
-    )
+Way = tuple[str, str]
+"""Arm and mitigation."""
 
 
-def run(gap: str, out: str) -> None:
-    """The whole way at one gap."""
-    text = yaml.safe_dump(recipe_of(gap).model_dump(mode="json"), sort_keys=False)
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What the paper says of two ways of training, one better than the other."""
 
-    def tell(event: Event) -> None:
-        if isinstance(event, Ended | Warned):
-            print(event, flush=True)
+    text: str
+    better: Way
+    worse: Way
+    ratios: tuple[float, ...] = (RATIO,)
 
-    checked = check_recipe(parse(Recipe, text, gap), text)
-    run_all(
-        start_run(checked, out=out, command=f"python jobs/record_results.py run --gap {gap} --out {out}", tell=tell)
-    )
+
+CLAIMS = (
+    Claim("FFR betters training on real data alone", ("ffr", "erm"), ("none", "erm")),
+    Claim("FFR betters mixing, every group filled up (USB)", ("ffr", "erm"), ("usb", "erm")),
+    Claim("FFR betters mixing, equal synthetic groups (ASB)", ("ffr", "erm"), ("asb", "erm")),
+    Claim("… with resampling, USB source-aware", ("ffr", "resample"), ("usb", "resample")),
+    Claim("… with resampling, ASB source-aware", ("ffr", "resample"), ("asb", "resample")),
+    Claim("… with GroupDRO, USB source-aware", ("ffr", "groupdro"), ("usb", "groupdro")),
+    Claim("… with GroupDRO, ASB source-aware", ("ffr", "groupdro"), ("asb", "groupdro")),
+    Claim("… with DFR, USB", ("ffr", "dfr"), ("usb", "dfr")),
+    Claim("A mitigation on the real step betters FFR further (resampling)", ("ffr", "resample"), ("ffr", "erm")),
+    Claim("… GroupDRO", ("ffr", "groupdro"), ("ffr", "erm")),
+    Claim("FFR with GroupDRO betters GroupDRO on real data", ("ffr", "groupdro"), ("none", "groupdro")),
+    Claim("The second step is needed: FFR betters synthetic data alone", ("ffr", "erm"), ("synthetic_only", "erm")),
+    Claim("The images are worth more than the generator's own data", ("ffr", "erm"), ("generator_data", "erm")),
+    Claim("The gain over USB holds at every bias ratio", ("ffr", "erm"), ("usb", "erm"), (0.9, 0.97, 0.99)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Worst group over one setting: the points are (where its rows are, what the setting is there called)."""
+
+    name: str
+    setting: str
+    points: tuple[tuple[tuple[str, str], str], ...]
+    """((study, variant), the value in words)."""
+    ways: tuple[Way, ...]
+
+
+def _variants(name: str, values: Sequence[str], base: str) -> tuple[tuple[tuple[str, str], str], ...]:
+    return tuple(((WHY, "" if value == base else f"{name}-{value}"), value) for value in values)
+
+
+def _pools(name: str, values: Sequence[str], base: str) -> tuple[tuple[tuple[str, str], str], ...]:
+    return tuple((((WHY, "") if value == base else (f"{POOL}-{name}-{value}", "")), value) for value in values)
+
+
+CURVES = (
+    Curve(
+        "budget",
+        "synthetic images, in budgets of the paper",
+        _variants("budget", ("0.25", "0.5", "1", "2", "4"), "1"),
+        (("ffr", "erm"), ("synthetic_only", "erm"), ("asb", "erm")),
+    ),
+    Curve(
+        "rate",
+        "learning rate of the second step",
+        _variants("rate", ("5e-6", "2e-5", "5e-5", "2e-4", "1e-3"), "5e-5"),
+        (("ffr", "erm"), ("ffr", "resample")),
+    ),
+    Curve(
+        "gap",
+        "gap between real and generated images",
+        _variants("gap", ("none", "moderate", "strong"), "moderate"),
+        (
+            ("none", "erm"),
+            ("usb", "erm"),
+            ("asb", "erm"),
+            ("synthetic_only", "erm"),
+            ("ffr", "erm"),
+            ("ffr", "resample"),
+        ),
+    ),
+    Curve(
+        "leak",
+        "gap; what the first step learns from",
+        _variants("gap", ("none", "moderate", "strong"), "moderate"),
+        (("ffr", "erm"), ("generator_data", "erm")),
+    ),
+    Curve(
+        "guidance",
+        "guidance scale",
+        _pools("guidance", ("1", "2", "3", "5", "8"), "2"),
+        (("synthetic_only", "erm"), ("ffr", "erm"), ("ffr", "resample")),
+    ),
+    Curve(
+        "fidelity",
+        "steps of the sampler",
+        _pools("steps", ("1", "2", "4", "10"), "10"),
+        (("synthetic_only", "erm"), ("ffr", "erm"), ("ffr", "resample")),
+    ),
+    Curve(
+        "generator",
+        "what the generator learned from",
+        tuple(((f"{POOL}-generator-{name}", ""), name) for name in GENERATORS),
+        (("synthetic_only", "erm"), ("ffr", "erm"), ("ffr", "resample")),
+    ),
+)
+
+
+def studies(generators: Path | None) -> dict[str, dict[str, Any]]:
+    """Every study of the page, by the name of its folder: the built-in one that it is, and what it sets beside."""
+    found: dict[str, dict[str, Any]] = {MAIN: {}, WHY: {}}
+    for guidance in (1.0, 3.0, 5.0, 8.0):
+        found[f"{POOL}-guidance-{guidance:g}"] = {"method.generator.guidance": guidance}
+    for steps in (1, 2, 4):
+        found[f"{POOL}-steps-{steps}"] = {"method.generator.steps": steps}
+    for name in GENERATORS if generators else ():
+        found[f"{POOL}-generator-{name}"] = {"method.generator.weights": str((generators / name).resolve())}
+    return found
+
+
+def run(results: str, only: Sequence[str], generators: Path | None) -> None:
+    """Each study into its folder."""
+    every = studies(generators)
+    unknown = [name for name in only if name not in every]
+    if unknown:
+        raise SystemExit(f"there is no study {', '.join(unknown)}; there are {', '.join(every)}")
+    for name, settings in every.items():
+        if only and name not in only:
+            continue
+        built_in = POOL if name.startswith(POOL) else name
+        text, recipe = _study_text(built_in, settings)
+        checked = check_study(parse(StudyConfig, text, name), text, yaml.safe_load(recipe))
+        print(f"== {name}: {len(checked.cells)} cells", flush=True)
+        command = f"python jobs/record_results.py run {results} --only {name}"
+        run_study(checked, out=f"{results}/{name}", command=command, tell=_tell)
+
+
+def _study_text(name: str, settings: Mapping[str, Any]) -> tuple[str, str]:
+    study, text, recipe = load_study(name)
+    if settings:
+        raw = yaml.safe_load(text)
+        text = yaml.safe_dump({**raw, "set": {**study.set, **settings}}, sort_keys=False)
+    return text, recipe
+
+
+def _tell(event: Event) -> None:
+    if isinstance(event, Ended | Warned | CellEnded):
+        print(event, flush=True)
 
 
 def write(results: str) -> None:
-    """Tables into docs/results.md, the picture of the moderate gap beside it, rows as JSON."""
-    tables = []
-    for gap in GAPS:
-        rows = read_rows(open_store(f"{results}/{gap}", create=False))
-        if not rows:
-            raise SystemExit(f"{results}/{gap} holds no results; run it first")
-        tables.append(f"### Camera gap: {gap}\n\n{_table(rows)}\n")
-        (DOCS / "img").mkdir(exist_ok=True)
-        (DOCS / f"results-{gap}.json").write_text(json.dumps({"rows": [_public(row) for row in rows]}) + "\n")
-        if gap == "moderate":
-            checked = check_recipe(recipe_of(gap), "")
-            (DOCS / "img" / "result.svg").write_text(result_picture(results_content(checked.recipe, rows)))
+    """Tables into docs/results.md, pictures and rows beside it."""
+    (DOCS / "img").mkdir(exist_ok=True)
+    told = _told(results, MAIN)
+    if told is None:
+        raise SystemExit(f"{results}/{MAIN} holds no results; run it first")
+    rows = told["rows"]
+    parts = [_main(rows, told["tuning"]), _ratios(rows), _claims(rows), *_curves(results)]
+    (DOCS / "results.json").write_text(json.dumps({**told, "rows": [_public(row) for row in rows]}) + "\n")
+    (DOCS / "img" / "result.svg").write_text(result_picture(results_content(_recipe(), _at(rows, RATIO))))
     page = DOCS / "results.md"
     head, _, rest = page.read_text().partition(BEGIN)
-    page.write_text(f"{head}{BEGIN}\n\n" + "\n".join(tables) + f"\n{END}{rest.partition(END)[2]}")
+    page.write_text(f"{head}{BEGIN}\n\n" + "\n".join(parts) + f"\n{END}{rest.partition(END)[2]}")
 
 
-def _table(rows: Sequence[Row]) -> str:
-    cells: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        cells.setdefault((row["arm"], row["mitigation"]), []).append(row)
-    baseline = [row["worst_group"] for row in cells["none", "erm"]]
-    lead = [row["worst_group"] for row in cells["ffr", "erm"]]
+def _recipe() -> Recipe:
+    study, _, recipe = load_study(MAIN)
+    raw = overridden(yaml.safe_load(recipe), study.set)
+    return parse(Recipe, yaml.safe_dump(raw), MAIN)
+
+
+def _told(results: str, name: str) -> dict[str, Any] | None:
+    try:
+        told = read_results(open_store(f"{results}/{name}", create=False))
+    except InputError:  # that study was not run
+        return None
+    return told if told.get("rows") else None
+
+
+def _main(rows: Sequence[Row], tuning: Sequence[Mapping[str, Any]]) -> str:
+    chosen = {(one["arm"], one["mitigation"]): one for one in tuning if one["variant"] == ""}
+    here = _at(rows, RATIO)
+    ways = _by_way(here)
     lines = [
-        "| arm × mitigation | worst group % | group mean % | worst, minus none × erm | worst, minus ffr × erm |",
-        "|---|---|---|---|---|",
+        f"### Every arm and mitigation at r = {RATIO:g}",
+        "",
+        "| arm × mitigation | worst group % | n | group mean % | DEO (max) | minus none × erm | minus ffr × erm | choice |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for (arm, mitigation), found in cells.items():
-        worst = [row["worst_group"] for row in found]
-        mean = [row["group_mean"] for row in found]
+    for way, found in ways.items():
+        choice = chosen.get(way)
         lines.append(
-            f"| {arm} × {mitigation} | {_interval(worst)} | {_interval(mean)} | "
-            f"{_difference(worst, baseline)} | {_difference(worst, lead)} |"
+            f"| {_name(way)} | {_interval(found, 'worst_group')} | {min(row['n_worst'] for row in found)} | "
+            f"{_interval(found, 'group_mean')} | {_interval(found, 'deo_max')} | "
+            f"{_gain(found, ways.get(('none', 'erm')))} | {_gain(found, ways.get(('ffr', 'erm')))} | "
+            f"{_choice(choice)} |"
         )
-    return "\n".join(lines)
+    variants = sorted({row["variant"] for row in rows} - {""})
+    for variant in variants:
+        for way, found in _by_way([row for row in rows if row["variant"] == variant]).items():
+            lines.append(
+                f"| {_name(way)}, {variant} | {_interval(found, 'worst_group')} | {min(row['n_worst'] for row in found)} | "
+                f"{_interval(found, 'group_mean')} | {_interval(found, 'deo_max')} | "
+                f"{_gain(found, ways.get(('none', 'erm')))} | {_gain(found, ways.get(('ffr', 'erm')))} | – |"
+            )
+    return "\n".join([*lines, ""])
 
 
-def _interval(values: Sequence[float]) -> str:
+def _choice(choice: Mapping[str, Any] | None) -> str:
+    return "–" if choice is None else f"{choice['chosen'] + 1} of {len(choice['tries'])}"
+
+
+def _ratios(rows: Sequence[Row]) -> str:
+    plain = [row for row in rows if row["variant"] == ""]
+    ratios = sorted({row["bias_ratio"] for row in plain})
+    ways = [way for way in _by_way(plain) if all(way in _by_way(_at(plain, ratio)) for ratio in ratios)]
+    lines = [
+        "### Worst group over the bias ratio",
+        "",
+        f"| arm × mitigation | {' | '.join(f'r = {ratio:g}' for ratio in ratios)} |",
+        f"|---|{'---|' * len(ratios)}",
+    ]
+    for way in ways:
+        cells = [_interval(_by_way(_at(plain, ratio))[way], "worst_group") for ratio in ratios]
+        lines.append(f"| {_name(way)} | {' | '.join(cells)} |")
+    for mitigation in dict.fromkeys(way[1] for way in ways):
+        lines_of = {
+            arm: {ratio: _estimate(_by_way(_at(plain, ratio))[arm, mitigation]) for ratio in ratios}
+            for arm, other in ways
+            if other == mitigation
+        }
+        picture = f"img/ratio-{mitigation}.svg"
+        (DOCS / picture).write_text(setting_picture(lines_of, mitigation, "bias ratio"))
+        lines += ["", f"![Worst group over the bias ratio, {mitigation}]({picture})"]
+    return "\n".join([*lines, ""])
+
+
+def _claims(rows: Sequence[Row]) -> str:
+    lines = [
+        "### The paper's claims",
+        "",
+        "| claim | r | difference of worst groups, points | verdict here |",
+        "|---|---|---|---|",
+    ]
+    for claim in CLAIMS:
+        for ratio in claim.ratios:
+            ways = _by_way(_at(rows, ratio))
+            if claim.better in ways and claim.worse in ways:
+                found = _paired(ways[claim.better], ways[claim.worse])
+                lines.append(f"| {claim.text} | {ratio:g} | {_points(found)} | {_verdict(found)} |")
+    return "\n".join([*lines, ""])
+
+
+def _verdict(found: Difference) -> str:
+    if found.low > 0:
+        return "agrees"
+    return "the contrary" if found.high < 0 else "undecided"
+
+
+def _curves(results: str) -> Iterator[str]:
+    """The curves whose studies are there."""
+    for curve in CURVES:
+        points = []
+        for (study, variant), value in curve.points:
+            told = _told(results, study)
+            if told is not None:
+                points.append((value, _by_way([row for row in told["rows"] if row["variant"] == variant]), study))
+        if len(points) < 2:
+            continue
+        picture = f"img/curve-{curve.name}.svg"
+        names = {float(place): value for place, (value, _, _) in enumerate(points)}
+        lines_of = {
+            _name(way): {float(place): _estimate(ways[way]) for place, (_, ways, _) in enumerate(points)}
+            for way in curve.ways
+        }
+        (DOCS / picture).write_text(setting_picture(lines_of, curve.name, curve.setting, names))
+        audits = [_fidelity(results, study) for _, _, study in points]
+        lines = [
+            f"### Over the {curve.setting}",
+            "",
+            f"| worst group % | {' | '.join(value for value, _, _ in points)} |",
+            f"|---|{'---|' * len(points)}",
+            *(
+                f"| {_name(way)} | {' | '.join(_interval(ways[way], 'worst_group') for _, ways, _ in points)} |"
+                for way in curve.ways
+            ),
+        ]
+        if any(study.startswith(POOL) for _, _, study in points):
+            lines.append(f"| label and bias found by the audit's probes | {' | '.join(audits)} |")
+        yield "\n".join([*lines, "", f"![Worst group over the {curve.setting}]({picture})", ""])
+
+
+def _fidelity(results: str, study: str) -> str:
+    audit = json.loads(open_store(f"{results}/{study}", create=False).get("audit.json"))
+    overall = audit["overall"]
+    return f"{100 * overall['label_generated']:.1f} / {100 * overall['bias_generated']:.1f}"
+
+
+def _at(rows: Sequence[Row], ratio: float) -> list[Row]:
+    return [row for row in rows if row["bias_ratio"] == ratio and row["variant"] == ""]
+
+
+def _by_way(rows: Sequence[Row]) -> dict[Way, list[Row]]:
+    ways: dict[Way, list[Row]] = {}
+    for row in rows:
+        ways.setdefault((row["arm"], row["mitigation"]), []).append(row)
+    return ways
+
+
+def _name(way: Way) -> str:
+    return f"{way[0]} × {way[1]}"
+
+
+def _estimate(rows: Sequence[Row]) -> Estimate:
+    values = [row["worst_group"] for row in rows]
+    return Estimate(statistics.fmean(values), *seed_interval(values))
+
+
+def _interval(rows: Sequence[Row], measure: str) -> str:
+    values = [row[measure] for row in rows]
     low, high = seed_interval(values)
     return f"{100 * statistics.fmean(values):.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def _difference(ours: Sequence[float], theirs: Sequence[float]) -> str:
-    if ours == theirs:
+def _gain(rows: Sequence[Row], others: Sequence[Row] | None) -> str:
+    if others is None or rows is others:
         return "–"
-    found = paired_difference(ours, theirs)
+    return _points(_paired(rows, others))
+
+
+def _paired(rows: Sequence[Row], others: Sequence[Row]) -> Difference:
+    theirs = {row["seed"]: row["worst_group"] for row in others}
+    return paired_difference([row["worst_group"] for row in rows], [theirs[row["seed"]] for row in rows])
+
+
+def _points(found: Difference) -> str:
     return f"{100 * found.mean:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
 
 
@@ -120,12 +383,13 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
     running = verbs.add_parser("run")
-    running.add_argument("--gap", choices=GAPS, required=True)
-    running.add_argument("--out", required=True)
+    running.add_argument("results")
+    running.add_argument("--only", nargs="+", default=(), metavar="STUDY")
+    running.add_argument("--generators", type=Path)
     writing = verbs.add_parser("write")
     writing.add_argument("results")
     arguments = parser.parse_args()
     if arguments.verb == "run":
-        run(arguments.gap, arguments.out)
+        run(arguments.results, arguments.only, arguments.generators)
     else:
         write(arguments.results)

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ffr_dist.cli import curate, data
+from ffr_dist.cli import audit, curate, data, datasets, study
 from ffr_dist.errors import FFRError, InputError
 
 app = typer.Typer(
@@ -33,7 +33,10 @@ OutputArg = Annotated[str, typer.Argument(help="The output of a run.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 ArmOption = Annotated[str, typer.Option(help="How the synthetic images are used: none, usb, asb, ffr, …")]
 MitigationOption = Annotated[
-    str, typer.Option(help="erm, reweight_label, reweight, resample, subsample, groupdro or dfr.")
+    str,
+    typer.Option(
+        help="erm, reweight_label, reweight, resample, subsample, groupdro, dfr, jtt, balanced_softmax or logit_adjustment."
+    ),
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of the cell.")]
 
@@ -170,8 +173,11 @@ def generate(
     )
 
 
+audit.register(app)
 curate.register(app)
 data.register(app)
+datasets.register(app)
+study.register(app)
 
 
 @app.command()
@@ -316,12 +322,13 @@ def _whole_way(recipe: str, out: str | None) -> None:
 def _cell(verb: str, recipe: str, out: str | None, arm: str, mitigation: str, seed: int) -> None:
     from ffr_dist.config import from_data
     from ffr_dist.launch.context import load_checked
+    from ffr_dist.launch.possible import refuse_impossible
     from ffr_dist.recipe import CellConfig
     from ffr_dist.train.world import ElsewhereError
 
     cell = from_data(CellConfig, {"arm": arm, "mitigation": mitigation}, "--arm and --mitigation")
     checked = load_checked(recipe)
-    checked.method.train(cell.arm, cell.mitigation, checked.real_counts(seed))  # refused before anything is written
+    refuse_impossible(checked.method, cell, checked.splits(seed))  # before anything is written
     try:
         _train(verb, checked, cell, seed, out, _command(verb, recipe, out))
     except ElsewhereError:

@@ -19,6 +19,7 @@ from ffr_dist.launch.events import (
     Abandoned,
     AttemptFailed,
     Began,
+    CellEnded,
     Ended,
     Event,
     Generating,
@@ -31,6 +32,9 @@ _PLAIN_EVERY_S = 5.0
 _REASONS = 4
 """Reasons of rejection that fit on a line; the most frequent ones."""
 _NARROW = 100
+_BESIDE_GROUPS = 20
+"""Characters that a table of results takes beside the names of its cells and the columns of its groups."""
+_WIDE = 130
 
 
 class Show:
@@ -73,6 +77,8 @@ class Show:
                 self._clear()
                 mark, note = ("[dim]=[/]", " [dim](done before)[/]") if reused else ("[green]✓[/]", "")
                 self._line(f"{mark} {escape(what)}: {escape(detail)}{note}")
+            case CellEnded():
+                self._cell(event)
             case Warned(message):
                 self._warning(message)
             case WorkerDown():
@@ -85,6 +91,14 @@ class Show:
                 self._generating(event)
             case Training():
                 self._training(event)
+
+    def _cell(self, event: CellEnded) -> None:
+        mark = "[red]✗[/]" if event.failed else "[dim]=[/]" if event.reused else "[green]✓[/]"
+        left = [f"{event.failures} failed"] if event.failures else []
+        if event.eta_s is not None and event.done < event.total:
+            left.append(f"{_duration(event.eta_s)} to go")
+        note = f" [dim]({', '.join(left)})[/]" if left else ""
+        self._line(f"{mark} {event.done}/{event.total} {escape(event.what)}: {escape(event.detail)}{note}")
 
     def _generating(self, event: Generating) -> None:
         total = sum(event.quota.values())
@@ -411,7 +425,12 @@ def results_table(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     of = "one seed: differences of a few points are noise" if seeds == 1 else f"mean of {seeds} seeds"
     table = Table(title=f"Accuracy on test, % ({of})", title_justify="left")
     names = list(rows[0]["groups"])
-    table.add_column("trained with")
+    first = "trained with"
+    taken = _BESIDE_GROUPS + max(map(len, (first, *cells)))
+    if taken + sum(3 + max(map(len, name.split("_"))) for name in names) > console.width:
+        table.caption = f"{len(names)} groups: the report and results.json have each"
+        names = []
+    table.add_column(first, no_wrap=True)
     for name in ("worst group", "group mean", *(name.replace("_", " ") for name in names)):
         table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
     best = max(_mean(found, "worst_group") for found in cells.values())
@@ -425,6 +444,74 @@ def results_table(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
         shown[0] = f"[bold green]{shown[0]}[/]" if worst == best else shown[0]
         table.add_row(cell, *shown)
     console.print(table)
+
+
+def study_tables(
+    console: Console,
+    tables: Sequence[Mapping[str, Any]],
+    lead: Any,
+    *,
+    skipped: Sequence[Mapping[str, Any]],
+    failures: Sequence[Mapping[str, Any]],
+) -> None:
+    """A table for each bias ratio and variant, then what has no place in them."""
+    for table in tables:
+        console.print(_study_table(table, lead, narrow=console.width < _WIDE))
+    for what, cells in (("left out", skipped), ("failed", failures)):
+        for cell in cells:
+            seed = f", seed {cell['seed']}" if "seed" in cell else ""
+            why = cell["why"] if "why" in cell else f"{cell['stage']}: {cell['error']}"
+            _say(console, f"{what}: {cell['arm']} × {cell['mitigation']}, {_study_name(cell)}{seed}: {why}")
+
+
+def _study_table(table: Mapping[str, Any], lead: Any, *, narrow: bool) -> Table:
+    """On a ``narrow`` screen each interval stands below its number, in whole points."""
+    lines = table["lines"]
+    seeds = max(len(line["seeds"]) for line in lines)
+    of = "one seed: differences of a few points are noise" if seeds == 1 else f"mean of {seeds} seeds"
+    shown = Table(title=f"{_study_name(table)}: accuracy on test, % ({of}; in brackets 95 %)", title_justify="left")
+    shown.add_column("trained with", no_wrap=True)
+    for name in ("worst\ngroup", "n", "group\nmean", "to none\n× erm", *_lead_column(lead)):
+        shown.add_column(name, justify="right", no_wrap=True)
+    best = max(line["worst_group"]["mean"] for line in lines)
+    for line in lines:
+        worst = line["worst_group"]
+        differences = [line["to_baseline"], *([] if lead is None else [line["to_lead"]])]
+        shown.add_row(
+            f"{line['arm']}{_between_parts(narrow=narrow)}× {line['mitigation']}",
+            Text(_with_interval(worst, "", narrow=narrow), style="bold green" if worst["mean"] == best else ""),
+            f"{line['n_worst']:,}",
+            _share(line["group_mean"]),
+            *("" if found is None else _with_interval(found, "+", narrow=narrow) for found in differences),
+        )
+    return shown
+
+
+def _lead_column(lead: Any) -> list[str]:
+    return [] if lead is None else [f"to {lead.arm}\n× {lead.mitigation}"]
+
+
+def _study_name(cell: Mapping[str, Any]) -> str:
+    ratio = "its own bias" if cell["bias_ratio"] is None else f"r {cell['bias_ratio']:g}"
+    return f"{ratio}, {cell['variant']}" if cell["variant"] else ratio
+
+
+def _with_interval(found: Mapping[str, Any], sign: str, *, narrow: bool) -> str:
+    """A number and its interval, where it has one, in percent."""
+    mean = f"{_no_minus_zero(found['mean'], 1):{sign}.1f}"
+    if found["low"] is None:
+        return mean
+    digits = 0 if narrow else 1
+    low, high = (f"{_no_minus_zero(found[name], digits):{sign}.{digits}f}" for name in ("low", "high"))
+    return f"{mean}{_between_parts(narrow=narrow)}({low}, {high})"
+
+
+def _between_parts(*, narrow: bool) -> str:
+    return "\n" if narrow else " "
+
+
+def _no_minus_zero(share: float, digits: int) -> float:
+    return round(100 * share, digits) + 0.0
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:

@@ -1,5 +1,5 @@
 """The pool on Ray: what the fleet decides, carried out, and what Ray tells, passed on to it. The only import of ``ray``
-beside ``metrics``.
+beside ``metrics`` and ``study.on_ray``.
 
 Nothing here is trusted with results: a receipt says that a commit stands in the store, and an actor that is lost takes
 nothing with it but what it was making. Receipts are waited for; what actors tell beside them is only looked at, so that
@@ -56,29 +56,27 @@ _GONE_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Address:
+class Address:
     """A store that another process opens for itself, with the credentials that it finds there."""
 
     url: str
     config: StoreConfig
 
     @classmethod
-    def of(cls, store: Store) -> _Address:
+    def of(cls, store: Store) -> Address:
         return cls(store.url, store.config)
 
     def open(self) -> Store:
         return open_store(self.url, config=self.config)
 
 
-_Addresses = Mapping[str, _Address]
+Addresses = Mapping[str, Address]
 
 
 class WorkerActor:
     """A worker in a process of its own. Built from picklable values; opens its store and loads its weights itself."""
 
-    def __init__(
-        self, spec: WorkSpec, output: _Address, method: Method, real: _Addresses, prepared: _Addresses
-    ) -> None:
+    def __init__(self, spec: WorkSpec, output: Address, method: Method, real: Addresses, prepared: Addresses) -> None:
         self._spec, self._method = spec, method
         self._output, self._real, self._prepared = output, real, prepared
         self._told: deque[BatchDone] = deque()
@@ -136,7 +134,7 @@ def run_on_ray(
     """Hand the driver's intervals to actors until nothing is missing; StoppedError where it ends before."""
     if run.store.url.startswith("memory://"):
         raise InputError("a memory:// store lives in one process and cannot be shared with actors; use a folder")
-    with _Session() as session, signals.patient():
+    with Session() as session, signals.patient():
         need = need_of(run.recipe.generate, spec.pinned.threads, ray.cluster_resources())
         tell = DriverMetrics(run.store.url, run.tell)
         ledger = Ledger(run.recipe.generate, spent_before, gpus=need.gpus > 0)
@@ -175,7 +173,7 @@ def run_on_ray(
 
 def try_ray() -> str:
     """Start Ray (or join the cluster that RAY_ADDRESS names), run one task, and tell what is there."""
-    with _Session():
+    with Session():
         answer = ray.get(ray.remote(_process).remote(), timeout=60)
         resources = ray.cluster_resources()
         nodes = sum(node["Alive"] for node in ray.nodes())
@@ -187,7 +185,7 @@ def _process() -> int:
     return os.getpid()
 
 
-class _Session:
+class Session:
     """A connection to Ray, ended only if it was begun here."""
 
     def __init__(self) -> None:
@@ -228,9 +226,9 @@ def _actor_maker(run: Run, spec: WorkSpec, inputs: Inputs, need: Need) -> Callab
         raise InputError(
             f"generate.place, or another setting of the workers, is not as Ray takes it: {error}"
         ) from error
-    real = {name: _Address.of(store) for name, store in inputs.real.items()}
-    prepared = {name: _Address.of(store) for name, store in inputs.prepared.items()}
-    return functools.partial(remote.remote, spec, _Address.of(run.store), run.method, real, prepared)
+    real = {name: Address.of(store) for name, store in inputs.real.items()}
+    prepared = {name: Address.of(store) for name, store in inputs.prepared.items()}
+    return functools.partial(remote.remote, spec, Address.of(run.store), run.method, real, prepared)
 
 
 class _Office:
@@ -363,7 +361,7 @@ class _Crew:
         except RayTaskError as error:
             self._raised(name, interval, error.cause, now)
         except RayError as error:
-            fleet.died(name, _reason(error), now)
+            fleet.died(name, reason(error), now)
         else:
             if what == "born":
                 hand.node, hand.pid, hand.started = answer
@@ -396,7 +394,7 @@ class _Crew:
             try:
                 told: list[BatchDone] = ray.get(call)
             except RayError as error:
-                self._fleet.died(name, _reason(error), now)
+                self._fleet.died(name, reason(error), now)
             else:
                 for done in told:
                     self._meter.batch(done)
@@ -443,7 +441,7 @@ def _carry_out(order: Order, run: Run, fleet: Fleet, crew: _Crew, tell: Tell) ->
             tell(event)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """Ray tells a death over many lines, in colour; the last one names the cause, and then guesses at length."""
     lines = [line for line in _COLOUR.sub("", str(error)).splitlines() if line.strip()]
     return redact(lines[-1].strip().partition(". ")[0] if lines else repr(error))

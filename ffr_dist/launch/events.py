@@ -63,6 +63,22 @@ class Training:
     progress: Progress
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellEnded:
+    """A cell of a study, or the choice of its rates, has come to its end."""
+
+    what: str
+    detail: str
+    reused: bool
+    failed: bool
+    done: int
+    """Of those that are like it, this one among them."""
+    total: int
+    failures: int
+    eta_s: float | None
+    """Until the study is done."""
+
+
 @dataclass(frozen=True, slots=True)
 class Warned:
     """Something the reader of the results must know."""
@@ -125,7 +141,19 @@ class Abandoned:
     why: str
 
 
-Event = Began | Ended | Generating | Training | Warned | WorkerUp | WorkerDown | Committed | AttemptFailed | Abandoned
+Event = (
+    Began
+    | Ended
+    | CellEnded
+    | Generating
+    | Training
+    | Warned
+    | WorkerUp
+    | WorkerDown
+    | Committed
+    | AttemptFailed
+    | Abandoned
+)
 Tell = Callable[[Event], None]
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from ffr_dist.errors import ConflictError, MissingError
 from ffr_dist.launch.context import Run
 from ffr_dist.launch.sets import CellData
 from ffr_dist.launch.stages import TrainedStage
-from ffr_dist.metrics import Count, group_metrics
+from ffr_dist.metrics import Count, bias_metrics, group_metrics
 from ffr_dist.recipe import CellConfig
 from ffr_dist.shards import layout
 from ffr_dist.store import Store
@@ -26,51 +27,60 @@ def row_of(
     stages: Sequence[TrainedStage],
     counts: Mapping[str, Count],
 ) -> Row:
-    """What is known of a cell whose answers on test were counted."""
-    metrics = group_metrics(counts, data.sets["real"].counts())
+    """What is known of a cell whose answers on test were counted; None where a number is not defined."""
+    real, test = data.sets["real"], data.test
+    train_counts = real.counts()
     return {
         "method": run.method.name,
         "arm": cell.arm,
         "mitigation": cell.mitigation,
         "bias_ratio": getattr(run.recipe.data, "bias_ratio", None),
+        "variant": run.variant,
         "seed": seed,
-        "worst_group": metrics.worst_group,
-        "group_mean": metrics.group_mean,
-        "train_weighted_mean": metrics.train_weighted_mean,
-        "micro": metrics.micro,
-        "n_worst": metrics.n_worst,
+        **asdict(group_metrics(counts, train_counts)),
+        **asdict(bias_metrics(counts, test.groups, train_counts, real.groups)),
         "pool": data.pool_fingerprint,
         "real": data.real_fingerprint,
-        "groups": {name: {"correct": count.correct, "count": count.count} for name, count in counts.items()},
+        "groups": {
+            group.name: {"label": group.label, "bias": group.bias, **asdict(counts[group.name])}
+            for group in test.groups
+        },
+        "train_counts": train_counts,
         "stages": [stage.folder for stage in stages],
-        "chosen": dict(stages[-1].chosen),
+        "chosen": dict(sorted(stages[-1].chosen.items())),
     }
 
 
 def read_rows(store: Store) -> list[Row]:
     """The rows of results.json; none where there is no such object."""
-    try:
-        rows: list[Row] = json.loads(store.get(layout.RESULTS))["rows"]
-    except MissingError:
-        return []
+    rows: list[Row] = read_results(store).get("rows", [])
     return rows
 
 
-def write_rows(store: Store, rows: Sequence[Row]) -> None:
-    """Write results.json. Rows that cannot be compared fairly are refused."""
+def write_rows(store: Store, rows: Sequence[Row], beside: Mapping[str, Any] | None = None) -> None:
+    """Write results.json, with what else it tells under other keys. Rows that cannot be compared fairly are refused."""
     refuse_unfair(rows)
-    store.put(layout.RESULTS, (json.dumps({"rows": list(rows)}, indent=1) + "\n").encode())
+    store.put(layout.RESULTS, (json.dumps({"rows": list(rows), **(beside or {})}, indent=1) + "\n").encode())
 
 
 def add_row(store: Store, row: Row) -> None:
     """Enter one cell's row, in place of an older one of the same cell."""
-    rows = [old for old in read_rows(store) if cell_of(old) != cell_of(row)]
-    write_rows(store, [*rows, row])
+    found = read_results(store)
+    rows = [old for old in found.pop("rows", []) if cell_of(old) != cell_of(row)]
+    write_rows(store, [*rows, row], found)
+
+
+def read_results(store: Store) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(store.get(layout.RESULTS))
+    except MissingError:
+        return {}
+    return found
 
 
 def refuse_unfair(rows: Sequence[Row]) -> None:
-    """Rows of one (method, bias ratio) must share the pool; rows of one (bias ratio, seed) the real data."""
-    for what, keys in (("pool", ("method", "bias_ratio")), ("real", ("bias_ratio", "seed"))):
+    """Rows of one (method, bias ratio) must share the pool; rows of one (bias ratio, variant, seed) the real data."""
+    for what, keys in (("pool", ("method", "bias_ratio")), ("real", ("bias_ratio", "variant", "seed"))):
         seen: dict[tuple[Any, ...], str] = {}
         for row in rows:
             key = tuple(row[name] for name in keys)
@@ -83,4 +93,9 @@ def refuse_unfair(rows: Sequence[Row]) -> None:
 
 def cell_of(row: Row) -> tuple[Any, ...]:
     """What tells a row's cell from every other; the seed is last."""
-    return (row["method"], row["bias_ratio"], row["arm"], row["mitigation"], row["seed"])
+    return (*way_of(row), row["seed"])
+
+
+def way_of(row: Row) -> tuple[Any, ...]:
+    """What the rows of a cell's seeds share: (method, bias ratio, variant, arm, mitigation)."""
+    return (row["method"], row["bias_ratio"], row["variant"], row["arm"], row["mitigation"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ffr_dist.config import digest
@@ -24,10 +24,12 @@ class CellData:
     pool_fingerprint: str
 
 
-def open_cell_data(run: Run, stores: Mapping[str, Store]) -> CellData:
-    """Open the imported real sets of a seed and the finished pool."""
-    opened = {name: open_dataset(store) for name, store in stores.items()}
-    pool = open_dataset(run.store)
+def open_cell_data(
+    run: Run, stores: Mapping[str, Store], open_set: Callable[[Store], Dataset] = open_dataset
+) -> CellData:
+    """Open the imported real sets of a seed and the finished pool; ``open_set`` may know some that are open already."""
+    opened = {name: open_set(store) for name, store in stores.items()}
+    pool = open_set(run.store)
     sets = {"real": opened["train"], "synthetic": pool}
     if "generator" in opened:
         sets["generator"] = opened["generator"]

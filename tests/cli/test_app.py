@@ -224,7 +224,7 @@ def test_a_cell_that_there_cannot_be_is_refused(ffr, finished):
     out, recipe = finished
     for arguments, told in (
         (("finetune", recipe, "--arm", "none"), "arm none has no stage 'finetune'; it has train"),
-        (("train", recipe, "--mitigation", "upsample"), "'subsample', 'groupdro' or 'dfr' (got 'upsample')"),
+        (("train", recipe, "--mitigation", "upsample"), "'balanced_softmax' or 'logit_adjustment' (got 'upsample')"),
         (("train", recipe, "--arm", "group_balanced", "--mitigation", "dfr"), "leave 'mitigation' out"),
         (("train", recipe, "--arm", "frf"), "ffr has no arm 'frf'"),
     ):

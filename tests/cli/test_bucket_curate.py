@@ -14,7 +14,7 @@ from ffr_dist.store import open_store
 pytestmark = [pytest.mark.store, pytest.mark.slow]
 
 HELD = re.compile(
-    r"recipe\.yaml|manifest\.json|selection/\d{4}\.json|plan/round-\d{3}\.json|commits/\d{8}\.json"
+    r"recipe\.yaml|manifest\.json|README\.md|croissant\.json|selection/\d{4}\.json|plan/round-\d{3}\.json|commits/\d{8}\.json"
     r"|shards/\d{8}-[0-9a-f]{12}\.(tar|parquet)|manifests/\d{4}(\.json|-[0-9a-f]{12}\.index\.parquet)"
     r"|drivers/[0-9a-f]+\.json|events/[0-9a-f]+-\d+\.jsonl"
 )

@@ -132,6 +132,15 @@ def test_results_say_how_many_seeds_they_rest_on():
     assert "75.0" in text
 
 
+@pytest.mark.parametrize(("groups", "has_columns"), [(9, True), (10, False)])
+def test_a_table_of_results_never_loses_the_names_of_its_cells(groups, has_columns):
+    counts = {f"group_number_{place}": {"correct": 1, "count": 2} for place in range(groups)}
+    text = told(results_table, [row("none", 0.5, 0) | {"groups": counts}])
+    assert "none × erm" in text
+    assert ("number" in text) == has_columns
+    assert ("10 groups: the report and results.json have each" in " ".join(text.split())) != has_columns
+
+
 def estimate(expected, low=None, high=None):
     return {"expected": expected, "low": low, "high": high}
 

@@ -55,7 +55,7 @@ def files(out):
     return {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name != "manifest.json"}
 
 
-def test_two_processes_train_the_stages_of_one_and_three_find_them_done(data, pool, recipe, tmp_path):
+def test_two_processes_train_the_stages_of_one_and_three_find_them_done_and_go_on(data, pool, recipe, tmp_path):
     code, told, words = launch(2, recipe, "--arm", "ffr", "--mitigation", "dfr")
     assert code == 0, words
     assert told.count("weights: ") == 1
@@ -73,10 +73,13 @@ def test_two_processes_train_the_stages_of_one_and_three_find_them_done(data, po
         np.testing.assert_allclose(*rows, rtol=1e-3)
 
     before = files(tmp_path / "out")
-    code, told, words = launch(3, recipe, "--arm", "ffr", "--mitigation", "dfr")
+    code, told, words = launch(3, recipe, "--arm", "ffr", "--mitigation", "jtt")
     assert code == 0, words
-    assert told.count("(done before)") >= len(alone)
-    assert files(tmp_path / "out") == before
+    assert "= pretrain: ffr × jtt" in told
+    assert told.count("✓ identify: ffr × jtt") == told.count("✓ finetune: ffr × jtt") == 1
+    (mistakes,) = (tmp_path / "out").glob("train/*/mistakes.bin")
+    assert mistakes.stat().st_size == 6  # a bit for each of 48 samples
+    assert files(tmp_path / "out").items() >= before.items()
 
 
 def test_an_error_ends_all_and_is_told(recipe):
