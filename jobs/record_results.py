@@ -27,11 +27,10 @@ from ffr_dist.launch.outcomes import results_content
 from ffr_dist.launch.rows import Row, read_results
 from ffr_dist.launch.study.check import check_study
 from ffr_dist.launch.study.run import run_study
-from ffr_dist.recipe import Recipe
 from ffr_dist.report.content import Estimate
 from ffr_dist.report.picture import result_picture, setting_picture
 from ffr_dist.store import open_store
-from ffr_dist.study import StudyConfig, load_study, overridden
+from ffr_dist.study import StudyConfig, load_study
 
 MAIN, WHY, POOL = "embedded-world", "embedded-why", "embedded-pool"
 DOCS = Path(__file__).parents[1] / "docs"
@@ -151,8 +150,9 @@ def studies(generators: Path | None) -> dict[str, dict[str, Any]]:
         found[f"{POOL}-guidance-{guidance:g}"] = {"method.generator.guidance": guidance}
     for steps in (1, 2, 4):
         found[f"{POOL}-steps-{steps}"] = {"method.generator.steps": steps}
-    for name in GENERATORS if generators else ():
-        found[f"{POOL}-generator-{name}"] = {"method.generator.weights": str((generators / name).resolve())}
+    if generators is not None:
+        for name in GENERATORS:
+            found[f"{POOL}-generator-{name}"] = {"method.generator.weights": str((generators / name).resolve())}
     return found
 
 
@@ -195,16 +195,12 @@ def write(results: str) -> None:
     rows = told["rows"]
     parts = [_main(rows, told["tuning"]), _ratios(rows), _claims(rows), *_curves(results)]
     (DOCS / "results.json").write_text(json.dumps({**told, "rows": [_public(row) for row in rows]}) + "\n")
-    (DOCS / "img" / "result.svg").write_text(result_picture(results_content(_recipe(), _at(rows, RATIO))))
+    (DOCS / "img" / "result.svg").write_text(
+        result_picture(results_content(_at(rows, RATIO), load_study(MAIN)[0].lead))
+    )
     page = DOCS / "results.md"
     head, _, rest = page.read_text().partition(BEGIN)
     page.write_text(f"{head}{BEGIN}\n\n" + "\n".join(parts) + f"\n{END}{rest.partition(END)[2]}")
-
-
-def _recipe() -> Recipe:
-    study, _, recipe = load_study(MAIN)
-    raw = overridden(yaml.safe_load(recipe), study.set)
-    return parse(Recipe, yaml.safe_dump(raw), MAIN)
 
 
 def _told(results: str, name: str) -> dict[str, Any] | None:

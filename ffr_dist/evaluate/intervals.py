@@ -12,7 +12,17 @@ import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from ffr_dist.errors import DataError
-from ffr_dist.metrics import Answers, Count, Values
+from ffr_dist.groups import Groups
+from ffr_dist.metrics import (
+    Answers,
+    Count,
+    Values,
+    demographic_parity_gap,
+    group_mean,
+    micro,
+    odds_gap,
+    opportunity_gap,
+)
 
 _DRAWS = 9_999
 _FEWEST_FLIPPED, _MOST_FLIPPED = 6, 40
@@ -80,6 +90,29 @@ def bootstrap(
         return None
     low, high = np.quantile(values, ((1 - confidence) / 2, (1 + confidence) / 2))
     return Interval(float(low), float(high))
+
+
+def intervals_of(counts: Mapping[str, Count], groups: Groups, classes: int) -> dict[str, Interval | None]:
+    """What the size of the test set leaves open of one evaluation's measures, by their names in ``metrics``.
+
+    The worst group's are bounds of the true worst one, whichever it is; the others are of a bootstrap. None where a
+    measure is not defined.
+    """
+    each = simultaneous_wilson(counts)
+    answers = Answers.of(counts, groups)
+    gaps: dict[str, Callable[[Answers], Values | None]] = {
+        "ddp": demographic_parity_gap,
+        "deop": opportunity_gap,
+        "deo_max": lambda one: odds_gap(one, "max"),
+        "deo_mean": lambda one: odds_gap(one, "mean"),
+        "deo_sum": lambda one: odds_gap(one, "sum"),
+    }
+    return {
+        "worst_group": Interval(min(one.low for one in each.values()), min(one.high for one in each.values())),
+        "group_mean": bootstrap(answers, group_mean),
+        "micro": bootstrap(answers, micro),
+        **{name: bootstrap(answers, gap) if classes == 2 else None for name, gap in gaps.items()},
+    }
 
 
 def seed_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:

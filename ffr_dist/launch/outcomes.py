@@ -8,7 +8,7 @@ from typing import Any
 
 from ffr_dist.evaluate.intervals import paired_difference, seed_interval, wilson
 from ffr_dist.launch.rows import Row, way_of
-from ffr_dist.recipe import Recipe
+from ffr_dist.recipe import CellConfig
 from ffr_dist.report import content
 from ffr_dist.report.measures import MEASURES
 from ffr_dist.report.words import setting
@@ -17,10 +17,9 @@ Ways = Mapping[tuple[Any, ...], Sequence[Row]]
 """Rows by the way of training that they share."""
 
 
-def results_content(recipe: Recipe, rows: Sequence[Row]) -> content.Results:
-    """Cells in the order of their first rows."""
+def results_content(rows: Sequence[Row], named: CellConfig | None) -> content.Results:
+    """Cells in the order of their first rows; ``named`` is the lead."""
     ways = by_way(rows)
-    named = recipe.compare.lead
     lead = None if named is None else (named.arm, named.mitigation)
     return content.Results(cells=tuple(_cell(key, found, ways, lead) for key, found in ways.items()), lead=lead)
 
@@ -73,10 +72,10 @@ def _cell(key: tuple[Any, ...], rows: Sequence[Row], ways: Ways, lead: tuple[str
         arm=arm,
         mitigation=mitigation,
         seeds=tuple(row["seed"] for row in rows),
-        worst_group=_worst(rows),
+        worst_group=_mean("worst_group", rows),
         worst_by_seed=tuple(row["worst_group"] for row in rows),
-        group_mean=_accuracy([row["group_mean"] for row in rows]),
-        micro=_accuracy([row["micro"] for row in rows]),
+        group_mean=_mean("group_mean", rows),
+        micro=_mean("micro", rows),
         n_worst=min(row["n_worst"] for row in rows),
         gain=_gain(key, rows, ways, content.BASELINE),
         lead_gain=None if lead is None or lead == content.BASELINE else _gain(key, rows, ways, lead),
@@ -88,35 +87,35 @@ def _cell(key: tuple[Any, ...], rows: Sequence[Row], ways: Ways, lead: tuple[str
 def _measure(name: str, rows: Sequence[Row]) -> content.Estimate | None:
     """None where it is undefined for a seed: a mean over the others would be of another kind of test set."""
     values = [row.get(name) for row in rows]
-    return None if None in values else _over_seeds(values)
+    if None in values:
+        return None
+    return _over_seeds(values) if len(rows) > 1 else _of_one(rows[0], name)
 
 
-def _worst(rows: Sequence[Row]) -> content.Estimate:
+def _mean(name: str, rows: Sequence[Row]) -> content.Estimate:
+    """Over the seeds; of one seed, with what the size of the test set leaves open."""
     if len(rows) > 1:
-        return _accuracy([row["worst_group"] for row in rows])
-    row = rows[0]
-    worst = min(row["groups"].values(), key=lambda counts: counts["correct"] / counts["count"])
-    return content.Estimate(row["worst_group"], *wilson(worst["correct"], worst["count"]))
+        return _accuracy([row[name] for row in rows])
+    return _of_one(rows[0], name)
+
+
+def _of_one(row: Row, name: str) -> content.Estimate:
+    return content.Estimate(row[name], *(row["intervals"].get(name) or ()))
 
 
 def _accuracy(values: Sequence[float]) -> content.Estimate:
-    return _within(_over_seeds(values), 0.0)
-
-
-def _within(found: content.Estimate, least: float) -> content.Estimate:
-    """Of few seeds, Student's interval may reach where no accuracy can be, and no difference of two."""
+    """Of few seeds, Student's interval may reach where no accuracy can be."""
+    found = _over_seeds(values)
     if found.low is None or found.high is None:
         return found
-    return content.Estimate(found.value, max(found.low, least), min(found.high, 1.0))
+    return content.Estimate(found.value, max(found.low, 0.0), min(found.high, 1.0))
 
 
 def _over_seeds(values: Sequence[Any]) -> content.Estimate:
-    if len(values) == 1:
-        return content.Estimate(values[0])
     return content.Estimate(statistics.fmean(values), *seed_interval(values))
 
 
-def _gain(key: tuple[Any, ...], rows: Sequence[Row], ways: Ways, against: tuple[str, str]) -> content.Estimate | None:
+def _gain(key: tuple[Any, ...], rows: Sequence[Row], ways: Ways, against: tuple[str, str]) -> content.Gain | None:
     """Of the worst group, against another way of the same setting, over the seeds that both have."""
     *setting, arm, mitigation = key
     if (arm, mitigation) == against:
@@ -126,9 +125,10 @@ def _gain(key: tuple[Any, ...], rows: Sequence[Row], ways: Ways, against: tuple[
     if not pairs:
         return None
     if len(pairs) == 1:
-        return content.Estimate(pairs[0][0] - pairs[0][1])
+        return content.Gain(pairs[0][0] - pairs[0][1])
     found = paired_difference([mine for mine, _ in pairs], [other for _, other in pairs])
-    return _within(content.Estimate(found.mean, found.low, found.high), -1.0)
+    low, high = max(found.low, -1.0), min(found.high, 1.0)
+    return content.Gain(found.mean, low, high, pairs=found.pairs, p=found.p, test=found.test)
 
 
 def _group(name: str, rows: Sequence[Row]) -> content.GroupScore:

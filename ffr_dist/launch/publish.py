@@ -53,7 +53,7 @@ def write_report(run: Run) -> str:
 def _content(run: Run) -> content.Report:
     told = read_results(run.store)
     rows: list[Row] = told.get("rows", [])
-    results = results_content(run.recipe, rows) if told else None
+    results = results_content(rows, run.recipe.compare.lead) if told else None
     drawn = _drawn(rows, None if results is None else results.lead) if rows else []
     stages, costs = _read_stages(run.store, rows, {folder for row in drawn for folder in row["stages"]})
     manifest = latest_manifest(run.store)

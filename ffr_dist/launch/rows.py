@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ffr_dist.errors import ConflictError, MissingError
+from ffr_dist.evaluate.intervals import intervals_of
 from ffr_dist.launch.context import Run
 from ffr_dist.launch.sets import CellData
 from ffr_dist.launch.stages import TrainedStage
@@ -39,6 +40,7 @@ def row_of(
         "seed": seed,
         **asdict(group_metrics(counts, train_counts)),
         **asdict(bias_metrics(counts, test.groups, train_counts, real.groups)),
+        "intervals": intervals_of(counts, test.groups, real.groups.classes),
         "pool": data.pool_fingerprint,
         "real": data.real_fingerprint,
         "groups": {

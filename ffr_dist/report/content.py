@@ -32,6 +32,16 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
+class Gain(Estimate):
+    """A paired difference."""
+
+    pairs: int = 1
+    p: float | None = None
+    """Two-sided, that there is none; by the test that ``test`` names. None of a single pair."""
+    test: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Fact:
     """A name and what it is: a version, a hash, a date."""
 
@@ -236,15 +246,15 @@ class Cell:
     mitigation: str
     seeds: tuple[int, ...]
     worst_group: Estimate
-    """Mean of the seeds' worst-group accuracies; with one seed, that group's Wilson interval."""
+    """Mean of the seeds' worst-group accuracies; with one seed, bounds of the true worst group, whichever it is."""
     worst_by_seed: tuple[float, ...]
     group_mean: Estimate
     micro: Estimate
     n_worst: int
     """Test samples of the worst group; over several seeds, the fewest."""
-    gain: Estimate | None = None
+    gain: Gain | None = None
     """Worst group minus that of none × erm, paired over the seeds that both have."""
-    lead_gain: Estimate | None = None
+    lead_gain: Gain | None = None
     """The same against the lead."""
     measures: Mapping[str, Estimate] = field(default_factory=dict)
     """Further measures, by their keys in ``measures.MEASURES``; those that are undefined are absent."""

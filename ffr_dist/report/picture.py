@@ -38,8 +38,17 @@ def setting_picture(
         for place, way in enumerate(ways)
     ]
     whole = height + _LINE * len(ways) + 12
-    size = {"viewBox": f"0 0 {width} {whole}", "width": width, "height": whole}
-    return _with_style(el("svg", chart, legend, xmlns="http://www.w3.org/2000/svg", class_="chart", **size))
+    frame = el(
+        "svg",
+        chart,
+        legend,
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {width} {whole}",
+        width=width,
+        height=whole,
+        class_="chart",
+    )
+    return _with_style(frame)
 
 
 def _with_style(chart: Html) -> str:

@@ -51,7 +51,7 @@ def results_section(report: Report) -> Child:
 
 def interval_note(most: int) -> str:
     if most == 1:
-        return "One seed: differences of a few points are noise. Intervals are Wilson's for the size of the test set, 95 %."
+        return "One seed: differences of a few points are noise. Intervals are of the test set's size alone, 95 %."
     return "Means over seeds with 95 % intervals."
 
 
@@ -142,7 +142,10 @@ def _score_table(cells: Sequence[Cell], leads: int | None, ordinal: int, title: 
         Column("Arm", numeric=False),
         Column("Mitigation", numeric=False),
         Column("Worst group, %"),
-        Column(f"Against {_BASELINE_NAME}, points", hint="worst group, paired over the seeds that both have"),
+        Column(
+            f"Against {_BASELINE_NAME}, points",
+            hint="worst group, paired over the seeds that both have; interval and p of a paired t",
+        ),
         *((Column(f"Against {lead_name}, points", hint="the same"),) if against_lead else ()),
         Column("Group mean, %", hint="unweighted mean of the group accuracies"),
         Column("Micro, %", hint="correct answers over test samples"),

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ffr_dist.report.content import Estimate
+from ffr_dist.report.content import Estimate, Gain
 from ffr_dist.report.markup import Child, Html, el
-from ffr_dist.report.words import NONE, bounds, count, percent, points
+from ffr_dist.report.words import NONE, bounds, count, p_value, percent, points
 
 _MANY = 9
 """More columns than that need smaller letters on paper."""
@@ -86,6 +86,8 @@ def estimate(value: Estimate | None, *, signed: bool = False, style: str | None 
     show = points if signed else percent
     interval = bounds(value, signed=signed)
     shown = [el("span", show(value.value), class_="value"), el("span", interval, class_="bounds") if interval else None]
+    if isinstance(value, Gain) and value.p is not None:
+        shown.append(el("span", p_value(value.p), class_="bounds"))
     return Entry(shown, value.value, style)
 
 

@@ -26,6 +26,10 @@ def bounds(estimate: Estimate, *, signed: bool = False) -> str:
     return f"{show(estimate.low)} – {show(estimate.high)}"
 
 
+def p_value(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
+
+
 def count(number: int) -> str:
     return f"{number:,}"
 

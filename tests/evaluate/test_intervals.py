@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from ffr_dist.errors import DataError
 from ffr_dist.evaluate.intervals import (
     bootstrap,
+    intervals_of,
     paired_difference,
     seed_interval,
     sign_flip,
     simultaneous_wilson,
     wilson,
 )
+from ffr_dist.groups import Group, Groups
 from ffr_dist.metrics import (
     Answers,
     Count,
@@ -164,6 +166,20 @@ def test_a_bootstrap_of_two_samples_a_group_as_all_resamples():
             assert found == pytest.approx(
                 tuple(np.quantile(values, ((1 - confidence) / 2, (1 + confidence) / 2))), abs=1e-9
             )
+
+
+def test_what_the_test_set_leaves_open():
+    groups = Groups.of([Group("a", 0, 0), Group("b", 0, 1), Group("c", 1, 0), Group("d", 1, 1)])
+    counts = {"a": Count(95, 100), "b": Count(60, 100), "c": Count(12, 20), "d": Count(99, 100)}
+    found = intervals_of(counts, groups, 2)
+    each = simultaneous_wilson(counts)
+    assert found["worst_group"] == (each["c"].low, each["b"].high), (
+        "the small group may be far worse, the large one not better"
+    )
+    answers = Answers.of(counts, groups)
+    assert found["deo_sum"] == bootstrap(answers, lambda one: odds_gap(one, "sum"))
+    assert found["group_mean"].low < float(group_mean(answers)) < found["group_mean"].high
+    assert intervals_of(counts, groups, 3)["ddp"] is None
 
 
 def test_what_a_bootstrap_cannot_say():

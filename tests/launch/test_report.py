@@ -42,6 +42,11 @@ def row(arm="ffr", mitigation="erm", ratio=0.95, seed=0, variant="", worst=30, s
         "micro": 0.8,
         "ddp": 0.1,
         "deo_max": None,
+        "intervals": {
+            "worst_group": [max(0, worst / 50 - 0.1), worst / 50 + 0.1],
+            "group_mean": [0.7, 0.9],
+            "ddp": [0.0, 0.2],
+        },
         **more,
     }
 
@@ -71,10 +76,16 @@ def test_cells_are_means_over_seeds_with_paired_differences(run):
     rows = [row("none", seed=s, worst=w) for s, w in ((0, 10), (1, 14))]
     rows += [row("ffr", "groupdro", seed=s, worst=w) for s, w in ((0, 30), (1, 30), (2, 45))]
     rows += [row("ffr", "groupdro", variant="head", worst=1)]
-    none, lead, head = results_content(run.recipe, rows).cells
+    none, lead, head = results_content(rows, run.recipe.compare.lead).cells
     assert none.worst_group.value == pytest.approx(0.24)
     assert lead.gain.value == pytest.approx(0.36), "over the two seeds that both have"
     assert lead.gain.low < 0.36 < lead.gain.high
+    assert (lead.gain.pairs, lead.gain.test) == (2, "paired t")
+    assert 0 < lead.gain.p < 1
+    assert (head.worst_group.low, head.group_mean.low, head.measures["ddp"].high) == (0, 0.7, 0.2), (
+        "one seed: of the test set"
+    )
+    assert (head.micro.low, head.measures["train_weighted_mean"].low) == (None, None)
     assert (none.gain, lead.lead_gain) == (None, None)
     assert 0 <= none.worst_group.low < 0.24 < none.worst_group.high <= 1, "an interval of two seeds is cut off"
     assert -1 <= none.lead_gain.low < none.lead_gain.high <= 1

@@ -1,15 +1,14 @@
-"""Rows of a study as its table: for each bias ratio and variant a line for each way of training, over its seeds."""
+"""Rows of a study as its table, for other programs and the terminal: a line for each way of training, over its seeds."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from ffr_dist.evaluate.intervals import paired_difference, seed_interval, wilson
-from ffr_dist.launch.rows import Row, way_of
+from ffr_dist.launch.outcomes import results_content
+from ffr_dist.launch.rows import Row
 from ffr_dist.recipe import CellConfig
-from ffr_dist.report.content import BASELINE
+from ffr_dist.report.content import Cell, Estimate, Gain
 
 Json = dict[str, Any]
 
@@ -19,51 +18,29 @@ def tables_of(rows: Sequence[Row], lead: CellConfig | None) -> list[Json]:
 
     Differences are of worst groups, paired by seed: to none × erm, and to ``lead``.
     """
-    ways: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        ways.setdefault(way_of(row), []).append(row)
     tables: dict[tuple[Any, ...], Json] = {}
-    for (method, ratio, variant, arm, mitigation), found in ways.items():
-        table = tables.setdefault((ratio, variant), {"bias_ratio": ratio, "variant": variant, "lines": []})
-
-        def others(pair: tuple[str, str], key: tuple[Any, ...] = (method, ratio, variant)) -> list[Row]:
-            return ways.get((*key, *pair), [])
-
-        table["lines"].append(
-            {
-                "arm": arm,
-                "mitigation": mitigation,
-                "seeds": [row["seed"] for row in found],
-                "worst_group": _estimate(found),
-                "n_worst": min(row["n_worst"] for row in found),
-                "group_mean": statistics.fmean(row["group_mean"] for row in found),
-                "to_baseline": _difference(found, others(BASELINE)) if (arm, mitigation) != BASELINE else None,
-                "to_lead": None
-                if lead is None or (arm, mitigation) == (lead.arm, lead.mitigation)
-                else _difference(found, others((lead.arm, lead.mitigation))),
-            }
-        )
+    for cell in results_content(rows, lead).cells:
+        table: Json = {"bias_ratio": cell.bias_ratio, "variant": cell.variant, "lines": []}
+        tables.setdefault(cell.setting, table)["lines"].append(_line(cell))
     return list(tables.values())
 
 
-def _estimate(rows: Sequence[Row]) -> Json:
-    """The mean worst group with its interval over seeds; of one seed, over the samples of that group."""
-    values = [row["worst_group"] for row in rows]
-    if len(rows) > 1:
-        interval = seed_interval(values)
-    else:
-        worst = rows[0]["groups"][rows[0]["worst_name"]]
-        interval = wilson(worst["correct"], worst["count"])
-    return {"mean": statistics.fmean(values), "low": interval.low, "high": interval.high}
+def _line(cell: Cell) -> Json:
+    return {
+        "arm": cell.arm,
+        "mitigation": cell.mitigation,
+        "seeds": list(cell.seeds),
+        "worst_group": _estimate(cell.worst_group),
+        "n_worst": cell.n_worst,
+        "group_mean": cell.group_mean.value,
+        "to_baseline": _gain(cell.gain),
+        "to_lead": _gain(cell.lead_gain),
+    }
 
 
-def _difference(rows: Sequence[Row], others: Sequence[Row]) -> Json | None:
-    """Of the seeds that both have; without an interval where that is one."""
-    theirs: Mapping[int, float] = {row["seed"]: row["worst_group"] for row in others}
-    pairs = [(row["worst_group"], theirs[row["seed"]]) for row in rows if row["seed"] in theirs]
-    if not pairs:
-        return None
-    if len(pairs) == 1:
-        return {"mean": pairs[0][0] - pairs[0][1], "low": None, "high": None, "p": None, "pairs": 1}
-    found = paired_difference([mine for mine, _ in pairs], [other for _, other in pairs])
-    return {"mean": found.mean, "low": found.low, "high": found.high, "p": found.p, "pairs": found.pairs}
+def _estimate(found: Estimate) -> Json:
+    return {"mean": found.value, "low": found.low, "high": found.high}
+
+
+def _gain(found: Gain | None) -> Json | None:
+    return None if found is None else {**_estimate(found), "p": found.p, "test": found.test, "pairs": found.pairs}
