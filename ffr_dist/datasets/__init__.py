@@ -38,7 +38,11 @@ DataConfig = Annotated[
 ]
 """The real data of a recipe, by ``kind``."""
 
+SEEDED = (EmbeddedConfig,)
+"""Those whose splits follow the seed of a cell; published data are the same for every seed."""
+
 __all__ = [
+    "SEEDED",
     "BarConfig",
     "BffhqConfig",
     "CelebaConfig",

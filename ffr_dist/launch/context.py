@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from ffr_dist.datasets import SEEDED
 from ffr_dist.datasets.ingest import ingest
 from ffr_dist.datasets.source import Split
 from ffr_dist.errors import ConfigError, InputError
@@ -35,9 +36,10 @@ class CheckedRecipe:
 
     def splits(self, seed: int) -> dict[str, Split]:
         """The real data of a seed. Asked for once: a table of labels takes seconds to read."""
-        if seed not in self._splits:
-            self._splits[seed] = {split.name: split for split in self.recipe.data.splits(seed)}
-        return self._splits[seed]
+        drawn = _drawn(self.recipe, seed)
+        if drawn not in self._splits:
+            self._splits[drawn] = {split.name: split for split in self.recipe.data.splits(seed)}
+        return self._splits[drawn]
 
     def real_counts(self, seed: int) -> Mapping[str, int]:
         return self.splits(seed)["train"].counts()
@@ -57,23 +59,36 @@ def load_checked(path: str) -> CheckedRecipe:
 
 def check_recipe(recipe: Recipe, text: str, method: Method | None = None) -> CheckedRecipe:
     """A recipe in memory, checked; ``method`` stands in for the recipe's own."""
-    splits = {split.name: split for split in recipe.data.splits(recipe.compare.seeds[0])}
+    checked = check_parts(recipe, text, lambda groups: method or build_method(recipe, groups))
+    refuse_small_pool(checked)
+    for seed in recipe.compare.seeds:
+        for cell in recipe.compare.cells:
+            refuse_impossible(checked.method, cell, checked.splits(seed))
+    return checked
+
+
+def check_parts(recipe: Recipe, text: str, method: Callable[[Groups], Method]) -> CheckedRecipe:
+    """A recipe whose data, method, classifier and audit were checked, each by itself; not yet its cells."""
+    first = recipe.compare.seeds[0]
+    splits = {split.name: split for split in recipe.data.splits(first)}
     absent = [name for name in NEEDED if name not in splits]
     if absent:
         raise ConfigError(f"data: there is no {' and no '.join(absent)} split; a comparison needs train, val and test")
     groups = splits["train"].groups
-    chosen = method or build_method(recipe, groups)
+    chosen = method(groups)
     chosen.check()
     check_classifier(recipe.train.model)
     recipe.audit.refuse_unknowable(groups, generator="generator" in splits)
     if recipe.audit.features is not None:
         check_features(recipe.audit.features)
-    checked = CheckedRecipe(recipe=recipe, text=text, method=chosen, groups=groups)
-    refuse_small_pool(checked)
-    for seed in recipe.compare.seeds:
-        for cell in recipe.compare.cells:
-            refuse_impossible(chosen, cell, checked.splits(seed))
-    return checked
+    return CheckedRecipe(
+        recipe=recipe, text=text, method=chosen, groups=groups, _splits={_drawn(recipe, first): splits}
+    )
+
+
+def _drawn(recipe: Recipe, seed: int) -> int:
+    """What tells one drawing of the real data from another: published data have one only."""
+    return seed if isinstance(recipe.data, SEEDED) else 0
 
 
 def refuse_small_pool(checked: CheckedRecipe) -> None:

@@ -10,10 +10,10 @@ import yaml
 
 from ffr_dist.config import digest, from_data
 from ffr_dist.errors import ConfigError, FFRError, InputError
-from ffr_dist.launch.context import NEEDED, CheckedRecipe, refuse_small_pool
+from ffr_dist.groups import Groups
+from ffr_dist.launch.context import NEEDED, CheckedRecipe, check_parts, refuse_small_pool
 from ffr_dist.launch.possible import refuse_impossible
-from ffr_dist.methods import build
-from ffr_dist.models.pretrained import check_classifier
+from ffr_dist.methods import Method, build
 from ffr_dist.recipe import CellConfig, Recipe
 from ffr_dist.study import RATIO, Cell, StudyConfig, Way, cells_of, load_study, overridden, tuning_cells
 
@@ -151,15 +151,8 @@ def _check_setting(study: StudyConfig, raw: Mapping[str, Any], key: SettingKey, 
         changes[RATIO] = ratio
     source = f"study {study.name}" + (f", variant {variant}" if variant else "")
     recipe = _recipe(raw, changes, study, cells, source)
-    splits = {split.name: split for split in recipe.data.splits(recipe.compare.seeds[0])}
-    absent = [name for name in NEEDED if name not in splits]
-    if absent:
-        raise ConfigError(f"data: there is no {' and no '.join(absent)} split; a comparison needs train, val and test")
-    groups = splits["train"].groups
-    method = build(recipe.method, groups=groups, seed=recipe.seed, size=recipe.size, training=recipe.train)
-    method.check()
-    check_classifier(recipe.train.model)
-    checked = CheckedRecipe(recipe=recipe, text="", method=method, groups=groups)
+    checked = check_parts(recipe, "", lambda groups: _method(recipe, groups))
+    method = checked.method
     unknown = [arm for arm in dict.fromkeys(cell.way.arm for cell in cells) if arm not in method.arms]
     if unknown:
         raise ConfigError(f"{method.name} has no arm {', '.join(unknown)}; it knows {', '.join(method.arms)}")
@@ -243,8 +236,12 @@ def _recipe(
 
 
 def _checked(recipe: Recipe, text: str, like: CheckedRecipe) -> CheckedRecipe:
-    method = build(recipe.method, groups=like.groups, seed=recipe.seed, size=recipe.size, training=recipe.train)
-    return CheckedRecipe(recipe=recipe, text=text, method=method, groups=like.groups)
+    return CheckedRecipe(recipe=recipe, text=text, method=_method(recipe, like.groups), groups=like.groups)
+
+
+def _method(recipe: Recipe, groups: Groups) -> Method:
+    """Its arms are not held against the cells yet: those are told all at once."""
+    return build(recipe.method, groups=groups, seed=recipe.seed, size=recipe.size, training=recipe.train)
 
 
 def _text(recipe: Recipe, study: StudyConfig) -> str:
