@@ -152,6 +152,6 @@ def test_planning_from_it_loads_nothing_heavy():
     code = (
         "import sys; from ffr_dist.datasets.embedded import EmbeddedConfig; "
         "[s.counts() for s in EmbeddedConfig().splits(0)[:3]]; "
-        "sys.exit(bool({'torch', 'sklearn', 'PIL'} & set(sys.modules)))"
+        "sys.exit(bool({'torch', 'sklearn', 'pyarrow'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
