@@ -155,11 +155,13 @@ def bias_metrics(
 ) -> BiasMetrics:
     """How far the answers on the evaluated ``groups`` follow the bias that the training groups have.
 
-    Of how many classes the task is, the training groups say.
+    Of how many classes the task is, the training groups say. Groups of the two are the same where label and bias are,
+    whatever they are called.
     """
     answers = Answers.of(counts, groups)
-    largest = aligned_groups(train_counts, train_groups)
-    aligned = np.array([name in largest for name in counts], np.bool_)
+    largest = aligned_cells(train_counts, train_groups)
+    cells = list(zip(answers.label.tolist(), answers.bias.tolist(), strict=True))
+    aligned = np.array([cell in largest for cell in cells], np.bool_)
     known = bool(largest) and len(answers.biases) > 0
     two = train_groups.classes == 2
     spread, null, p = macro_std_test(answers)
@@ -179,15 +181,19 @@ def bias_metrics(
     )
 
 
-def aligned_groups(train_counts: Mapping[str, int], train_groups: Groups) -> frozenset[str]:
-    """Of each class the group, or groups, with the most training samples; none where the bias of one is unknown."""
+def aligned_cells(train_counts: Mapping[str, int], train_groups: Groups) -> frozenset[tuple[int, int]]:
+    """Of each class the label and bias of the group, or groups, with the most training samples; none where the bias of one is
+    unknown.
+    """
     if any(group.bias == UNKNOWN_BIAS for group in train_groups):
         return frozenset()
     most = {
         label: max(train_counts.get(group.name, 0) for group in train_groups if group.label == label)
         for label in {group.label for group in train_groups}
     }
-    return frozenset(group.name for group in train_groups if 0 < train_counts.get(group.name, 0) == most[group.label])
+    return frozenset(
+        (group.label, group.bias) for group in train_groups if 0 < train_counts.get(group.name, 0) == most[group.label]
+    )
 
 
 def micro(answers: Answers) -> Values:
@@ -267,13 +273,26 @@ def macro_std_test(answers: Answers, draws: int = _DRAWS) -> tuple[float | None,
 
 def _range(answers: Answers, among: NDArray[np.bool_]) -> Values | None:
     """Of the share of answers 1 among the samples of some groups, over biases; None where one has no such sample."""
-    ones = np.where(answers.label == 1, answers.correct, answers.count - answers.correct)
+    ones = _ones(answers)
     shares = [answers.share(ones, among & (answers.bias == bias)) for bias in answers.biases]
     known = [share for share in shares if share is not None]
     if len(known) < max(2, len(shares)):
         return None
     found: Values = np.ptp(np.stack(known), axis=0)
     return found
+
+
+def rates_by_bias(answers: Answers, among: NDArray[np.bool_]) -> list[Count] | None:
+    """Of one evaluation, the answers 1 among the samples of some groups, by bias; None where their range is not defined."""
+    ones = _ones(answers)
+    places = [among & (answers.bias == bias) for bias in answers.biases]
+    found = [Count(int(ones[here].sum()), int(answers.count[here].sum())) for here in places]
+    return found if len(found) > 1 and all(one.count for one in found) else None
+
+
+def _ones(answers: Answers) -> NDArray[np.int64]:
+    """How many samples of each group were answered 1, of two classes."""
+    return np.where(answers.label == 1, answers.correct, answers.count - answers.correct)
 
 
 def _number(value: Values | None) -> float | None:

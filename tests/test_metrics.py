@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ffr_dist.errors import DataError
 from ffr_dist.groups import Group, Groups
-from ffr_dist.metrics import Answers, Count, aligned_groups, bias_metrics, group_metrics, macro_std, macro_std_test
+from ffr_dist.metrics import Answers, Count, aligned_cells, bias_metrics, group_metrics, macro_std, macro_std_test
 
 ANSWERS = st.lists(st.tuples(st.sampled_from("abcd"), st.booleans()), min_size=1, max_size=60)
 
@@ -186,7 +186,12 @@ def test_test_groups_that_training_never_saw_conflict():
 def test_the_largest_of_each_class_is_aligned():
     groups = Groups.of(cell(label, bias) for label in range(2) for bias in range(3))
     counts = {"y0_b0": 7, "y0_b1": 7, "y0_b2": 3, "y1_b0": 1, "y1_b1": 0}
-    assert aligned_groups(counts, groups) == {"y0_b0", "y0_b1", "y1_b0"}
+    assert aligned_cells(counts, groups) == {(0, 0), (0, 1), (1, 0)}
+    # A test set that calls the same cells otherwise.
+    named = Groups.of(Group(f"test_{group.name}", group.label, group.bias) for group in groups)
+    answers = {name: Count(place, 10) for place, name in enumerate(named.names)}
+    found = bias_metrics(answers, named, counts, groups)
+    assert (found.aligned, found.conflicting) == ((0 + 1 + 3) / 30, (2 + 4 + 5) / 30)
 
 
 def table(cells):

@@ -143,9 +143,11 @@ def _beside(generated: str, real: str) -> str:
 
 
 def _gap(both: Sequence[Mapping[str, Mapping[str, int]]]) -> str:
-    """Of the probe that learned from generated images: generated less real, of some groups together."""
-    counts = [[sum(one[kind][what] for one in both) for what in ("correct", "count")] for kind in ("generated", "real")]
-    if not all(count for _, count in counts):
+    """Of the probe that learned from generated images: generated less real, mean of some groups."""
+    if not both or any(one[kind]["count"] == 0 for one in both for kind in ("generated", "real")):
         return "–"
-    generated, real = (correct / count for correct, count in counts)
-    return f"{100 * (generated - real):+.1f}"
+    gaps = [
+        one["generated"]["correct"] / one["generated"]["count"] - one["real"]["correct"] / one["real"]["count"]
+        for one in both
+    ]
+    return f"{100 * sum(gaps) / len(gaps):+.1f}"

@@ -13,16 +13,7 @@ from scipy.special import stdtr, stdtrit
 
 from ffr_dist.errors import DataError
 from ffr_dist.groups import Groups
-from ffr_dist.metrics import (
-    Answers,
-    Count,
-    Values,
-    demographic_parity_gap,
-    group_mean,
-    micro,
-    odds_gap,
-    opportunity_gap,
-)
+from ffr_dist.metrics import Answers, Count, Values, group_mean, micro, rates_by_bias
 
 _DRAWS = 9_999
 _FEWEST_FLIPPED, _MOST_FLIPPED = 6, 40
@@ -95,24 +86,37 @@ def bootstrap(
 def intervals_of(counts: Mapping[str, Count], groups: Groups, classes: int) -> dict[str, Interval | None]:
     """What the size of the test set leaves open of one evaluation's measures, by their names in ``metrics``.
 
-    The worst group's are bounds of the true worst one, whichever it is; the others are of a bootstrap. None where a
-    measure is not defined.
+    The worst group's are bounds of the true worst one, whichever it is, and a gap's follow from bounds of its rates: no
+    resampling could tell that a gap is 0, as noise alone makes one. Those of means are a bootstrap's. None where a measure is
+    not defined.
     """
     each = simultaneous_wilson(counts)
     answers = Answers.of(counts, groups)
-    gaps: dict[str, Callable[[Answers], Values | None]] = {
-        "ddp": demographic_parity_gap,
-        "deop": opportunity_gap,
-        "deo_max": lambda one: odds_gap(one, "max"),
-        "deo_mean": lambda one: odds_gap(one, "mean"),
-        "deo_sum": lambda one: odds_gap(one, "sum"),
-    }
+    two = classes == 2
+    all_rates, true, false = (
+        rates_by_bias(answers, among) if two else None
+        for among in (answers.label >= 0, answers.label == 1, answers.label == 0)
+    )
+    odds = None if true is None or false is None else (true, false)
     return {
         "worst_group": Interval(min(one.low for one in each.values()), min(one.high for one in each.values())),
         "group_mean": bootstrap(answers, group_mean),
         "micro": bootstrap(answers, micro),
-        **{name: bootstrap(answers, gap) if classes == 2 else None for name, gap in gaps.items()},
+        "ddp": None if all_rates is None else _gap_interval((all_rates,), max),
+        "deop": None if true is None else _gap_interval((true,), max),
+        "deo_max": None if odds is None else _gap_interval(odds, max),
+        "deo_mean": None if odds is None else _gap_interval(odds, statistics.fmean),
+        "deo_sum": None if odds is None else _gap_interval(odds, sum),
     }
+
+
+def _gap_interval(rates: Sequence[Sequence[Count]], combine: Callable[[Sequence[float]], float]) -> Interval:
+    """Of ranges of rates, or of what is made of several: from intervals that hold for all the rates at once (Šidák)."""
+    sure = 0.95 ** (1 / sum(len(of_range) for of_range in rates))
+    bounds = [[wilson(one.correct, one.count, sure) for one in of_range] for of_range in rates]
+    lows = [max(0.0, max(one.low for one in each) - min(one.high for one in each)) for each in bounds]
+    highs = [max(one.high for one in each) - min(one.low for one in each) for each in bounds]
+    return Interval(combine(lows), combine(highs))
 
 
 def seed_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:

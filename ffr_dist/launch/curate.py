@@ -52,8 +52,10 @@ def extend(checked: CheckedRecipe, store: Store, go_on: str) -> Manifest:
             f"{store.url} was begun with the groups {', '.join(declared.names)}, with their labels and biases; this recipe "
             "declares others. Use another output"
         )
-    read_rounds(store)  # a damaged or foreign plan is refused before anything is written
+    begun = read_rounds(store)  # a damaged or foreign plan is refused before anything is written
     revise(store, lambda latest: _asking(store, latest, checked.quota()))
+    if not begun:
+        raise StoppedError(f"{store.url} is asked for that, and holds no image yet. To go on: {go_on}")
     return finish_pool(store, go_on)
 
 

@@ -16,7 +16,7 @@ from ffr_dist.generate.inline import Source, run_inline
 from ffr_dist.generate.work import Receipt
 from ffr_dist.generate.worker import Worker, WorkSpec
 from ffr_dist.launch.cards import write_cards
-from ffr_dist.launch.context import CheckedRecipe, Run, check_recipe, import_real
+from ffr_dist.launch.context import CheckedRecipe, Run, check_parts, import_real
 from ffr_dist.launch.device import local_device
 from ffr_dist.launch.events import Began, Ended
 from ffr_dist.launch.fleet.heartbeat import Heartbeat, Spent, claim
@@ -31,7 +31,7 @@ from ffr_dist.launch.watch.meter import Meter
 from ffr_dist.methods import Inputs
 from ffr_dist.plan.document import Pinned, read_pinned, read_rounds, refuse_other
 from ffr_dist.plan.rounds import Unfillable
-from ffr_dist.recipe import KEY, Recipe
+from ffr_dist.recipe import KEY, Recipe, build_method
 from ffr_dist.shards.finish import finish
 from ffr_dist.shards.manifest import Manifest, copy_manifest, latest_manifest
 from ffr_dist.shards.selection import latest_revision, write_first_revision
@@ -97,12 +97,13 @@ def finish_pool(store: Store, go_on: str = "ffr generate") -> Manifest:
 
 
 def recipe_of(store: Store) -> CheckedRecipe:
-    """The recipe that an output was claimed with, checked."""
+    """The recipe that an output was claimed with; its cells are not looked at, which may be others by now."""
     try:
         text = store.get(KEY).decode()
     except MissingError as error:
         raise InputError(f"{store.url} holds no {KEY}: it is not the output of a run") from error
-    return check_recipe(parse(Recipe, text, f"{store.url}/{KEY}"), text)
+    recipe = parse(Recipe, text, f"{store.url}/{KEY}")
+    return check_parts(recipe, text, lambda groups: build_method(recipe, groups))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

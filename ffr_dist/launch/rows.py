@@ -9,6 +9,7 @@ from typing import Any
 
 from ffr_dist.errors import ConflictError, MissingError
 from ffr_dist.evaluate.intervals import intervals_of
+from ffr_dist.groups import Groups
 from ffr_dist.launch.context import Run
 from ffr_dist.launch.sets import CellData
 from ffr_dist.launch.stages import TrainedStage
@@ -38,7 +39,7 @@ def row_of(
         "bias_ratio": getattr(run.recipe.data, "bias_ratio", None),
         "variant": run.variant,
         "seed": seed,
-        **asdict(group_metrics(counts, train_counts)),
+        **asdict(group_metrics(counts, _by_test_group(test.groups, real.groups, train_counts))),
         **asdict(bias_metrics(counts, test.groups, train_counts, real.groups)),
         "intervals": intervals_of(counts, test.groups, real.groups.classes),
         "pool": data.pool_fingerprint,
@@ -51,6 +52,12 @@ def row_of(
         "stages": [stage.folder for stage in stages],
         "chosen": dict(sorted(stages[-1].chosen.items())),
     }
+
+
+def _by_test_group(test: Groups, train: Groups, train_counts: Mapping[str, int]) -> dict[str, int]:
+    """Training samples of each test group: of the cell that it is, which training may call otherwise."""
+    same = {group.name: train.of_cell(group.label, group.bias) for group in test}
+    return {name: 0 if group is None else train_counts[group.name] for name, group in same.items()}
 
 
 def read_rows(store: Store) -> list[Row]:

@@ -156,6 +156,8 @@ def _identity(run: Run, asked: Asked, data: CellData) -> dict[str, Any]:
         "val": data.val.fingerprint,
         "init": None if asked.before is None else asked.before.sha256,
         "finder": None if asked.finder is None else asked.finder.sha256,
+        # Broken images that were passed over had others in their places.
+        **({"skip_broken": run.recipe.read.skip_broken} if run.recipe.read.skip_broken else {}),
     }
 
 

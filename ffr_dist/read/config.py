@@ -1,4 +1,4 @@
-"""How sets are read: nothing here changes which images a batch holds."""
+"""How sets are read: nothing here but ``skip_broken`` changes which images a batch holds."""
 
 from __future__ import annotations
 

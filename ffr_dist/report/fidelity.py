@@ -115,7 +115,6 @@ def _probes(audit: Audit) -> Html:
 
 
 def _real_or_fake(found: RealOrFake) -> Child:
-    inside = found.null_low <= found.accuracy <= found.null_high
     return [
         el("h3", "Can a probe tell generated from real?"),
         el(
@@ -123,9 +122,6 @@ def _real_or_fake(found: RealOrFake) -> Child:
             f"It is right for {percent(found.accuracy)} % of {count(found.count)} held-out images. With labels shuffled "
             f"({count(found.permutations)} times) it is right for {percent(found.null_low)} to {percent(found.null_high)} %: p = "
             f"{found.p:.3g}. ",
-            "That is no better than chance. "
-            if inside
-            else "It tells them apart, so that a network which sees both could learn where an image comes from. ",
             found.advice,
         ),
     ]

@@ -63,9 +63,9 @@ class Checkpoints:
         self.store.put(f"{folder}/{name}", body)
         marker = {"step": step, "tensors": name, "sha256": digest, "meta": dict(meta)}
         self.store.put(f"{folder}/{_MARKER}", json.dumps(marker, sort_keys=True).encode())
-        oldest = self._steps()[-self.keep :][0]
+        newest = self._steps()[-self.keep :]
         for old in self._steps(_ANY):
-            if old < oldest:  # what a crash left incomplete goes too
+            if newest and old < newest[0]:  # what a crash left incomplete goes too
                 self._drop(old)
 
     def latest(self) -> Checkpoint | None:

@@ -36,7 +36,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _READ = ReadConfig()
-_ITERATIONS = 1000
+_ITERATIONS = 10_000
 _CONSTANT = 1e-12
 """A variance is rounding alone below this share of the feature's mean square."""
 

@@ -277,7 +277,9 @@ class TrainConfig(FitSettings):
     ) -> tuple[AnyStage, ...]:
         """A stage, with what its mitigation does before and after it."""
         if mitigation == "dfr":
-            return (self._stage(name, sources, "erm", fits, **options), HeadStage(sources=sources))
+            # The head is for real images, whose features may lie elsewhere than those of synthetic ones.
+            real = tuple(source for source in sources if source.set == "real")
+            return (self._stage(name, sources, "erm", fits, **options), HeadStage(sources=real or sources))
         stage = self._stage(name, sources, mitigation, fits, **options)
         if mitigation != "jtt":
             return (stage,)

@@ -177,9 +177,28 @@ def test_what_the_test_set_leaves_open():
         "the small group may be far worse, the large one not better"
     )
     answers = Answers.of(counts, groups)
-    assert found["deo_sum"] == bootstrap(answers, lambda one: odds_gap(one, "sum"))
+    for name, gap in (("ddp", demographic_parity_gap), ("deop", opportunity_gap)):
+        assert found[name].low <= float(gap(answers)) <= found[name].high
+    low, high = ([getattr(found[f"deo_{form}"], end) for form in ("mean", "max", "sum")] for end in ("low", "high"))
+    assert low[0] <= low[1] <= low[2] == 2 * low[0]
+    assert high[0] <= high[1] <= high[2] == pytest.approx(2 * high[0])
     assert found["group_mean"].low < float(group_mean(answers)) < found["group_mean"].high
     assert intervals_of(counts, groups, 3)["ddp"] is None
+
+
+def test_the_interval_of_a_gap_holds_what_there_is_as_often_as_it_says():
+    """A gap of 0 above all, of which noise alone makes more."""
+    groups = Groups.of([Group("a", 0, 0), Group("b", 0, 1), Group("c", 1, 0), Group("d", 1, 1)])
+    rng = np.random.default_rng(0)
+    for true in (0.0, 0.05):
+        held = dict.fromkeys(("ddp", "deop", "deo_max", "deo_mean", "deo_sum"), 0)
+        wanted = {"ddp": true, "deop": true, "deo_max": true, "deo_mean": true, "deo_sum": 2 * true}
+        for _ in range(100):
+            drawn = rng.binomial(200, (0.8 - true, 0.8, 0.8 + true, 0.8))
+            found = intervals_of({g.name: Count(int(n), 200) for g, n in zip(groups, drawn, strict=True)}, groups, 2)
+            for name in held:
+                held[name] += found[name].low <= wanted[name] <= found[name].high
+        assert min(held.values()) >= 93, held
 
 
 def test_what_a_bootstrap_cannot_say():

@@ -134,7 +134,7 @@ def test_all_of_audit_json_is_told(run):
     of_group = {"group": "g", "images": 9, "label_generated": 0.9, "label_real": None, "bias_generated": None}
     found = {
         "groups": [{**of_group, "bias_real": None}],
-        "overall": {**of_group, "group": "all groups", "bias_real": None},
+        "overall": {**of_group, "group": "mean of groups", "bias_real": None},
         "distances": None,
         "checks": [{"name": "n", "measured": 3, "at_least": None, "at_most": 2, "group": "", "unit": "count"}],
         "failures": ["n is 3"],

@@ -27,10 +27,13 @@ from ffr_dist.launch.fleet.signals import StopSignals
 from ffr_dist.launch.rows import cell_of, way_of
 from ffr_dist.launch.study import crew as crew_module
 from ffr_dist.launch.study.dag import Job, Schedule
-from ffr_dist.launch.study.run import run_study
+from ffr_dist.launch.study.plan import Ground, Planner
+from ffr_dist.launch.study.run import _start, run_study
 from ffr_dist.launch.study.table import tables_of
 from ffr_dist.launch.study.tune import choose
 from ffr_dist.launch.study.work import Answer, do
+from ffr_dist.shards.selection import latest_revision, write_first_revision
+from ffr_dist.store import open_store
 from ffr_dist.study import Way
 
 
@@ -410,3 +413,37 @@ def test_a_signal_stops_it_with_what_to_do(out, finished, monkeypatch):
     with pytest.raises(StoppedError, match=r"what is done is kept\. To go on: ffr study tiny"):
         run_study(checked_study(), out=str(out), command="ffr study tiny", inline=True)
     assert StopSignals().asked is None
+
+
+def test_a_stage_that_two_ratios_share_is_one_job():
+    """Two jobs would train in one folder: where the quota caps every ratio, FFR's first stage reads the same images."""
+    quota = dict.fromkeys(("low_temple", "low_flowers", "high_temple", "high_flowers"), 10)
+    checked = checked_study(
+        set={**SETTINGS, "method.quota": quota, "method.allow_fraction": True},
+        grids=[{"arms": ["ffr"], "bias_ratios": [0.8, 0.9], "seeds": [0]}],
+        tune=None,
+    )
+    grounds = {
+        (key, 0): Ground(
+            folders={},
+            counts=setting.real_counts(0),
+            fingerprints={"real": f"real at {key}", "synthetic": "pool", "val": "same"},
+        )
+        for key, setting in checked.settings.items()
+    }
+    recipes = {key: setting.recipe for key, setting in checked.settings.items()}
+    groups = next(iter(checked.settings.values())).groups
+    planner = Planner(store=open_store("memory://jobs"), recipes=recipes, grounds=grounds, groups=groups, threads=1)
+    jobs = planner.jobs(checked.cells, lambda _: None, test=False).jobs
+    assert [job.work.what.partition(":")[0] for job in jobs] == ["pretrain", "finetune", "finetune"]
+
+
+def test_a_study_grows_beyond_the_ratio_of_its_recipe(tmp_path):
+    grid = {"arms": ["none", "ffr"], "seeds": [0]}
+    first = checked_study(grids=[{**grid, "bias_ratios": [0.8]}], tune=None)
+    run = _start(first, str(tmp_path), "ffr study", print)
+    write_first_revision(run.store, run.checked.quota(), run.recipe.generate.keep.near_duplicates)
+    more = checked_study(grids=[{**grid, "bias_ratios": [0.8, 0.9]}], tune=None)
+    assert more.demand()["low_temple"] > first.demand()["low_temple"]
+    _start(more, str(tmp_path), "ffr study", print)
+    assert latest_revision(run.store).quota == more.demand()

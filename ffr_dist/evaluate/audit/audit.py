@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +27,7 @@ from ffr_dist.evaluate.audit.findings import (
     Unit,
 )
 from ffr_dist.evaluate.audit.pixels import Nearest, compare, duplicates, parts
-from ffr_dist.evaluate.audit.probes import OVERALL, Judged, judge, learn, probe_features, split_rows
+from ffr_dist.evaluate.audit.probes import Judged, judge, learn, probe_features, split_rows
 from ffr_dist.evaluate.audit.real_or_fake import tell_apart
 from ffr_dist.groups import UNKNOWN_BIAS
 from ffr_dist.metrics import Count
@@ -34,6 +35,7 @@ from ffr_dist.models.classifier import Classifier, save_weights
 from ffr_dist.models.features import load_features
 from ffr_dist.read.dataset import Dataset
 
+_OVERALL = "mean of groups"
 _SHOWN = 16
 _PAIRS = 8
 
@@ -69,7 +71,7 @@ def audit(pool: Dataset, probe: Dataset, config: AuditConfig, generator: Dataset
     checks = tuple(_checks(config, _Found(groups, gaps, apart, space, twice, to_training)))
     return Audit(
         groups=groups,
-        overall=_group_audit(OVERALL, label, bias),
+        overall=_mean_of(groups),
         gaps=gaps,
         real_or_fake=apart,
         feature_distances=space,
@@ -172,6 +174,23 @@ def _group_audit(name: str, label: _OfBoth, bias: _OfBoth | None) -> GroupAudit:
     )
 
 
+def _mean_of(groups: Sequence[GroupAudit]) -> GroupAudit:
+    """Each group as much as another: real and generated images are not spread over the groups alike."""
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return math.fsum(known) / len(known) if len(known) == len(values) else None
+
+    return GroupAudit(
+        group=_OVERALL,
+        images=sum(group.images for group in groups),
+        label_generated=mean([group.label_generated for group in groups]),
+        label_real=mean([group.label_real for group in groups]),
+        bias_generated=mean([group.bias_generated for group in groups]),
+        bias_real=mean([group.bias_real for group in groups]),
+    )
+
+
 def _share(count: Count) -> float | None:
     return count.accuracy if count.count else None
 
@@ -205,8 +224,12 @@ def _checks(config: AuditConfig, found: _Found) -> list[Check]:
     """Of the thresholds that are set; DataError for one on what could not be measured."""
     labels = {group.group: group.label_generated for group in found.groups}
     biases = {group.group: group.bias_generated for group in found.groups}
-    gaps = {} if found.gaps is None else {name: both.gap for name, both in found.gaps.trained_on_generated.items()}
-    ratios = (
+    # A group that cannot be measured is no group that passes.
+    nothing: dict[str, float | None] = dict.fromkeys(labels)
+    gaps = nothing | (
+        {} if found.gaps is None else {name: both.gap for name, both in found.gaps.trained_on_generated.items()}
+    )
+    ratios = nothing | (
         {}
         if found.space is None
         else {one.group: one.fd / one.fd_real for one in found.space.groups if one.fd_real > 0}
@@ -236,8 +259,12 @@ def _check(
     if threshold is None:
         return []
     measured = {group: value for group, value in values.items() if value is not None}
-    if not measured:
-        raise DataError(f"audit.{key} is set, but there is too little data to measure it; remove it, or add images")
+    missing = [group for group in values if group not in measured]
+    if missing or not measured:
+        where = f" of group {', '.join(missing)}" if any(missing) else ""
+        raise DataError(
+            f"audit.{key} is set, but there is too little data{where} to measure it; remove it, or add images"
+        )
     if key.startswith("min"):
         worst = min(measured, key=lambda group: measured[group])
         return [Check(name=name, measured=measured[worst], at_least=threshold, group=worst, unit=unit)]

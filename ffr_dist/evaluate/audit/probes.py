@@ -22,8 +22,6 @@ from ffr_dist.train.classify import mean_task
 from ffr_dist.train.config import FitConfig
 from ffr_dist.train.fit import fit
 
-OVERALL = "all groups"
-
 
 def split_rows(
     dataset: Dataset, held_out: float, seed: int, most: int | None = None
@@ -54,9 +52,7 @@ class Judged:
     """The probability that the probe gives to what is right."""
 
     def of(self, name: str) -> Count:
-        """What it got right of a group, or of ``OVERALL``; none of none where the set has no such group."""
-        if name == OVERALL:
-            return Count(int(self.right.sum()), len(self.right))
+        """What it got right of a group; none of none where the set has no such group."""
         if name not in self.groups.names:
             return Count(0, 0)
         here = self.group_ids == self.groups.names.index(name)

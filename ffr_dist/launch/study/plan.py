@@ -113,13 +113,16 @@ class Planner:
             "model": recipe.train.model.model_dump(mode="json"),
             "augment": recipe.train.augment.model_dump(mode="json"),
             "seed": cell.seed,
-            "sets": dict(ground.fingerprints),
+            "val": ground.fingerprints["val"],
+            "skip_broken": recipe.read.skip_broken,
             "stages": [],
         }
         config = cell_config(cell.way)
         before: str | None = None
         for stage in method.train(config.arm, config.mitigation, ground.counts):
-            known["stages"] = [*known["stages"], stage.identity()]
+            # Only what a stage reads: equal stages must be one job, or two workers would train in one folder.
+            sets = {source.set: ground.fingerprints[source.set] for source in stage.sources}
+            known["stages"] = [*known["stages"], [stage.identity(), sets]]
             job = digest(known, 16)
             task = Task(desk=desk_key, cell=config, until=stage.name, what=f"{stage.name}: {cell}")
             yield Job(job, task, needs=before, weight=_steps(stage))
