@@ -17,8 +17,9 @@ setup: $(READY) ## the environment, in .venv (PYTHON=... chooses the interpreter
 demo: $(READY) ## the whole way on built-in data, into OUT=ffr-demo; run again, it goes on where it was
 	$(BIN)/ffr demo --out "$(OUT)"
 
+# Two at a time, as many of them wait for other processes; in larger parts than files, so that what a file shares is made once.
 test: $(READY) ## all tests that this machine can run
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 chaos: $(READY) ## the long suite of kills, races and failing stores
 	$(BIN)/pytest tests/chaos -m chaos

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ffr_dist.datasets.source import Split
-from ffr_dist.errors import InputError
+from ffr_dist.errors import DataError, InputError
 from ffr_dist.methods import Method
 from ffr_dist.recipe import CellConfig
 from ffr_dist.train.needs import Held, refuse_absent, refuse_validation
@@ -22,6 +22,7 @@ def refuse_impossible(method: Method, cell: CellConfig, splits: Mapping[str, Spl
     for stage in method.train(cell.arm, cell.mitigation, real):
         if isinstance(stage, HeadStage):
             refuse_validation(stage, val.groups, val.counts(), train.groups.classes)
+            _refuse_lack(stage, splits)
             continue
         held: list[Held | None] = []
         for source in stage.sources:
@@ -32,3 +33,20 @@ def refuse_impossible(method: Method, cell: CellConfig, splits: Mapping[str, Spl
         known = [one for one in held if one is not None]
         if len(known) == len(held):  # else nobody knows before it is generated
             refuse_absent(stage, known, train.groups)
+
+
+def _refuse_lack(stage: HeadStage, splits: Mapping[str, Split]) -> None:
+    """A head that is fitted to balanced groups is for the groups that it was fitted to: one that is trained on and tested must
+    be among them. (Where a dataset tests groups that nobody trains on, there is no such thing to ask.)
+    """
+    train, val, test = (splits[name].groups for name in ("train", "val", "test"))
+    lacking = [
+        group.name
+        for group in train
+        if test.of_cell(group.label, group.bias) and not val.of_cell(group.label, group.bias)
+    ]
+    if lacking:
+        raise DataError(
+            f"stage {stage.name}: the validation split declares no group {', '.join(lacking)}, which is trained on and tested; DFR "
+            "fits its head to validation samples of every group. Add some, or choose another mitigation"
+        )

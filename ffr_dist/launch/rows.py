@@ -41,7 +41,10 @@ def row_of(
         "seed": seed,
         **asdict(group_metrics(counts, _by_test_group(test.groups, real.groups, train_counts))),
         **asdict(bias_metrics(counts, test.groups, train_counts, real.groups)),
-        "intervals": intervals_of(counts, test.groups, real.groups.classes),
+        "intervals": {
+            name: None if found is None else list(found)
+            for name, found in intervals_of(counts, test.groups, real.groups.classes).items()
+        },
         "pool": data.pool_fingerprint,
         "real": data.real_fingerprint,
         "groups": {
