@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from ffr_dist.config import Config, digest, flatten, parse
+from ffr_dist.config import Config, Name, Seed, digest, flatten, from_data, read_mapping
 from ffr_dist.datasets import DataConfig
 from ffr_dist.errors import ConfigError, ConflictError, MissingError
 from ffr_dist.evaluate.audit.config import AuditConfig
@@ -72,7 +72,7 @@ class CompareConfig(Config):
     """What is trained and compared."""
 
     cells: tuple[CellConfig, ...] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
     lead: CellConfig | None = None
     """The cell that the comparison sets out to test, named before its test accuracy is known."""
 
@@ -89,9 +89,9 @@ class CompareConfig(Config):
 class Recipe(Config):
     """Everything that one run does."""
 
-    name: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
-    seed: int = Field(default=0, ge=0)
-    output: str
+    name: Name
+    seed: Seed = 0
+    output: str = Field(min_length=1)
     """A folder or a bucket's URL, where all results go."""
     storage: StoreConfig = StoreConfig()
     """How that bucket is reached; it has no part in what is made."""
@@ -116,11 +116,16 @@ def load_recipe(path: str) -> tuple[Recipe, str]:
         try:
             text = read_text(path)
         except (OSError, UnicodeDecodeError, MissingError) as error:
+            if resources.files("ffr_dist").joinpath("studies", f"{path}.yaml").is_file():
+                raise ConfigError(f"{path} is a built-in study, not a recipe; run it with: ffr study {path}") from error
             raise ConfigError(
                 f"recipe {path} cannot be read: {error}; give a file, or one of {', '.join(builtin_recipes())}"
             ) from error
     refuse_secrets(text, path)
-    return parse(Recipe, text, path), text
+    data = read_mapping(text, path)
+    if "grids" in data:
+        raise ConfigError(f"{path} is a study, not a recipe; run it with: ffr study {path}")
+    return from_data(Recipe, data, path), text
 
 
 def read_text(path: str) -> str:

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from ffr_dist.config import Config, parse
+from ffr_dist.config import Config, Name, Seed, configs_in, from_data, matching, read_mapping
 from ffr_dist.errors import ConfigError, MissingError
-from ffr_dist.recipe import CellConfig, builtin_recipes, load_recipe, read_text, refuse_secrets
+from ffr_dist.recipe import CellConfig, Recipe, builtin_recipes, load_recipe, read_text, refuse_secrets
 from ffr_dist.train.stage import Mitigation
 
 T = TypeVar("T")
@@ -32,10 +32,28 @@ _BUDGET = "method.budget"
 """How much of the pool the arms take: no pixel follows of that either."""
 
 
+def _no_sections(settings: dict[str, Any]) -> dict[str, Any]:
+    """A section in place of a key would drop all other keys of that section; one that says its kind is meant to."""
+    for key, value in settings.items():
+        if isinstance(value, dict) and "kind" not in value and _is_section(key):
+            raise ValueError(f"{key} is a whole section; write single keys, as in {key}.{next(iter(value), 'KEY')}")
+    return settings
+
+
+def _is_section(key: str) -> bool:
+    here: list[type[Config]] = [Recipe]
+    for part in key.split("."):
+        fields = [config.model_fields[part] for config in here if part in config.model_fields]
+        here = [config for field in fields for config in configs_in(field.annotation)]
+    return bool(here)
+
+
 class VariantConfig(Config):
     """A recipe that differs in some settings, by a name."""
 
-    name: str = Field(pattern=r"^[a-z0-9]+([.-][a-z0-9]+)*$")
+    name: Annotated[
+        str, matching(r"[a-z0-9]+([.-][a-z0-9]+)*", "write small letters and digits, in words joined by '-' or '.'")
+    ]
     set: dict[str, Any] = Field(min_length=1)
     """Values by dotted key, as in ``train.finetune_trainable: head``."""
 
@@ -44,6 +62,8 @@ class VariantConfig(Config):
     def _of_no_pixel(cls, settings: dict[str, Any]) -> dict[str, Any]:
         for key in settings:
             part, _, rest = key.partition(".")
+            if key == "data.kind":
+                raise ValueError("data.kind: a variant cannot change it; make other data a study of their own")
             if key == RATIO:
                 raise ValueError(f"{key}: list it under 'bias_ratios' of the grid")
             if part in _OWN:
@@ -53,7 +73,7 @@ class VariantConfig(Config):
                     f"{key}: a variant sets keys below data., train. or read., or {_BUDGET}, since all cells share one pool; to try "
                     "another pool, make it a study of its own: 'set' at the top of the file, and another output"
                 )
-        return settings
+        return _no_sections(settings)
 
 
 class GridConfig(Config):
@@ -63,7 +83,7 @@ class GridConfig(Config):
     mitigations: tuple[Mitigation, ...] = Field(default=("erm",), min_length=1)
     bias_ratios: tuple[float | None, ...] = Field(default=(None,), min_length=1)
     """null: as the recipe has it."""
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
     variant: VariantConfig | None = None
 
 
@@ -72,16 +92,16 @@ class TuneConfig(Config):
 
     bias_ratio: float | None = None
     """null: as the recipe has it."""
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[Seed, ...] = Field(min_length=1)
 
 
 class StudyConfig(Config):
     """Everything that one study compares."""
 
-    name: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
+    name: Name
     recipe: str
     """A built-in recipe, or a file beside the study's; its own ``compare`` has no part in the study."""
-    output: str
+    output: str = Field(min_length=1)
     """A folder or a bucket's URL, where all results go."""
     set: dict[str, Any] = Field(default_factory=dict)
     """Settings of the recipe, for all cells and the pool, by dotted key."""
@@ -104,7 +124,7 @@ class StudyConfig(Config):
         for key in settings:
             if key.partition(".")[0] in _OWN:
                 raise ValueError(f"{key}: the study itself says its {key.partition('.')[0]}")
-        return settings
+        return _no_sections(settings)
 
     @model_validator(mode="after")
     def _variants_agree(self) -> Self:
@@ -142,7 +162,7 @@ class Way:
     mitigation: Mitigation
 
     def __str__(self) -> str:
-        ratio = [] if self.bias_ratio is None else [f"r {self.bias_ratio:g}"]
+        ratio = [] if self.bias_ratio is None else [f"r {self.bias_ratio}"]
         return ", ".join([f"{self.arm} × {self.mitigation}", *ratio, *([self.variant] if self.variant else [])])
 
 
@@ -212,12 +232,17 @@ def load_study(path: str) -> tuple[StudyConfig, str, str]:
         try:
             text = read_text(path)
         except (OSError, UnicodeDecodeError, MissingError) as error:
+            if path in builtin_recipes():
+                raise ConfigError(f"{path} is a built-in recipe, not a study; run it with: ffr run {path}") from error
             raise ConfigError(
                 f"study {path} cannot be read: {error}; give a file, or one of {', '.join(builtin_studies())}"
             ) from error
         folder = path.rpartition("/")[0] if "://" in path else str(Path(path).parent)
     refuse_secrets(text, path)
-    study = parse(StudyConfig, text, path)
+    data = read_mapping(text, path)
+    if "method" in data and "grids" not in data:
+        raise ConfigError(f"{path} is a recipe, not a study; run it with: ffr run {path}")
+    study = from_data(StudyConfig, data, path)
     return study, text, load_recipe(_recipe_path(study.recipe, folder))[1]
 
 

@@ -286,6 +286,8 @@ def _claims(rows: Sequence[Row]) -> str:
 
 
 def _verdict(found: Difference) -> str:
+    if found.low is None or found.high is None:
+        return "undecided"
     if found.low > 0:
         return "agrees"
     return "the contrary" if found.high < 0 else "undecided"
@@ -347,13 +349,13 @@ def _name(way: Way) -> str:
 
 def _estimate(rows: Sequence[Row]) -> Estimate:
     values = [row["worst_group"] for row in rows]
-    return Estimate(statistics.fmean(values), *seed_interval(values))
+    return Estimate(statistics.fmean(values), *(seed_interval(values) or ()))
 
 
 def _interval(rows: Sequence[Row], measure: str) -> str:
     values = [row[measure] for row in rows]
-    low, high = seed_interval(values)
-    return f"{100 * statistics.fmean(values):.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    mean, found = f"{100 * statistics.fmean(values):.1f}", seed_interval(values)
+    return mean if found is None else f"{mean} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
 def _gain(rows: Sequence[Row], others: Sequence[Row] | None) -> str:
@@ -368,7 +370,10 @@ def _paired(rows: Sequence[Row], others: Sequence[Row]) -> Difference:
 
 
 def _points(found: Difference) -> str:
-    return f"{100 * found.mean:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+    mean = f"{100 * found.mean:+.1f}"
+    if found.low is None or found.high is None:
+        return mean
+    return f"{mean} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
 
 
 def _public(row: Row) -> dict[str, Any]:

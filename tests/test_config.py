@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
-from ffr_dist.config import Config, digest, flatten, from_data, parse
+from ffr_dist.config import Config, Name, digest, flatten, from_data, parse
 from ffr_dist.errors import ConfigError
 
 
@@ -45,6 +45,8 @@ class WholeConfig(Config):
     passes: tuple[FilterConfig, ...] = ()
     by_name: dict[str, FilterConfig] = Field(default_factory=dict)
     note: str | None = None
+    workers: PositiveInt | Literal["auto"] = "auto"
+    names: tuple[Name, ...] = Field(default=("a",), min_length=1)
 
 
 GOOD: dict[str, Any] = {"images": 4, "generator": {"kind": "sd", "weights": "here"}}
@@ -140,6 +142,43 @@ def test_an_unknown_member_of_a_union_lists_the_known_ones():
 def test_a_missing_key_is_named():
     told = message(generator={"kind": "sd"})
     assert "\n  generator.weights: missing; it has no default" in told
+    assert "\n  generator.kind: missing; it has no default" in message(generator={})
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({"workers": "many"}, "workers: input should be a valid integer or 'auto' (got 'many')"),
+        ({"names": ["My run"]}, "names.0: write small letters and digits, in words joined by '-', as in my-run-2 (got"),
+        ({"names": [1]}, "names.0: input should be a valid string (got 1)"),
+        ({"names": []}, "names: input should not be empty"),
+        ({"names": "a"}, "names: input should be a list, as in [a, b] (got 'a')"),
+        ({"by_name": 3}, "by_name: input should be keys and values (got 3)"),
+        ({"generator": {"kind": "sdd"}}, "generator.kind: 'sdd' is none of 'sd', 'gan'"),
+    ],
+)
+def test_a_mistake_is_one_line_in_words_of_the_file(changed, line):
+    first, *more = message(**changed).splitlines()[1:]
+    assert first.startswith(f"  {line}")
+    assert not more
+
+
+@pytest.mark.parametrize("text", ["images: 4\nkeep: {}\nimages: 5\n", "{images: 4, keep: {a: 1, a: 1}}"])
+def test_a_key_that_is_given_twice_is_refused(text):
+    with pytest.raises(ConfigError, match=r"the key '\w+' is given twice, first in line 1; leave one out\n.* line \d"):
+        parse(WholeConfig, text, "my.yaml")
+
+
+def test_what_yaml_merges_may_be_set_again():
+    text = "by_name:\n  a: &a {blank_std: 1.0}\n  b: &b {<<: *a, blank_std: 2.0}\n  c: {<<: [*b, *a], blank_std: 3.0}\n"
+    found = parse(WholeConfig, f"images: 4\ngenerator: {{kind: gan}}\n{text}", "my.yaml").by_name
+    assert [found[name].blank_std for name in "abc"] == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("text", ["keep: &a {b: *a}", "keep: &a {<<: *a}", "images: 2024-13-01", "[" * 3000])
+def test_yaml_that_no_value_is_made_of_is_refused(text):
+    with pytest.raises(ConfigError, match=r"^my\.yaml"):
+        parse(WholeConfig, text, "my.yaml")
 
 
 def test_all_mistakes_are_told_at_once():

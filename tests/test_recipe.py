@@ -4,10 +4,11 @@ import pytest
 from small_run import recipe_text
 
 from ffr_dist.config import parse
-from ffr_dist.errors import ConfigError, InputError
+from ffr_dist.errors import ConfigError, DataError, InputError
 from ffr_dist.launch.context import check_recipe, open_begun, start_run
 from ffr_dist.recipe import Recipe, builtin_text, load_recipe, pixel_fields, pixel_hash
 from ffr_dist.store import open_store
+from ffr_dist.study import load_study
 
 STORAGE = ("size: 32\nmethod", "storage: {endpoint: 'https://minio.example.org', timeout_s: 7.0}\nsize: 32\nmethod")
 
@@ -76,6 +77,38 @@ def test_the_starters_commented_keys_are_keys_that_there_are():
     recipe = parse(Recipe, text, "starter")
     assert recipe.storage.region == "eu-west-1"
     assert recipe.generate.max_cost == 400
+
+
+def test_a_study_is_not_a_recipe_nor_a_recipe_a_study(data, tmp_path):
+    (tmp_path / "study.yaml").write_text("name: x\nrecipe: ffr-demo\noutput: out\ngrids: [{arms: [none]}]\n")
+    (tmp_path / "recipe.yaml").write_text(recipe_text(data))
+    for load, given, verb in (
+        (load_recipe, str(tmp_path / "study.yaml"), "study"),
+        (load_recipe, "embedded-why", "study"),
+        (load_study, str(tmp_path / "recipe.yaml"), "run"),
+        (load_study, "ffr-demo", "run"),
+    ):
+        with pytest.raises(ConfigError, match=rf"run it with: ffr {verb} {given}$"):
+            load(given)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("seed: 3", f"seed: {2**63}", "seed: input should be less than"),
+        ("seeds: [0, 1]", "seeds: [0, -1]", r"compare\.seeds\.1: input should be greater"),
+        ("output: out", "output: ''", "output: input should not be empty"),
+    ],
+)
+def test_seeds_and_outputs_that_cannot_be_are_refused(data, old, new, told):
+    with pytest.raises(ConfigError, match=told):
+        parse(Recipe, recipe_text(data, wrong=(old, new)), "small")
+
+
+def test_a_mistake_of_the_data_says_where_to_look(data):
+    text = recipe_text(data, wrong=("labels.csv", "lables.csv"))
+    with pytest.raises(DataError, match=r"^data: .*lables\.csv is not there.*\n.*: ffr datasets folder$"):
+        check_recipe(parse(Recipe, text, "small"), text)
 
 
 def test_a_folder_called_like_a_built_in_recipe_is_its_output(tmp_path, monkeypatch):

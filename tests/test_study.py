@@ -96,6 +96,16 @@ def test_settings_by_dotted_key_leave_the_rest_and_the_recipe_alone(settings):
             "method.generator.steps: a variant sets keys below data., train. or read., or method.budget, since all cells share one pool",
         ),
         ({"grids": [{"arms": ["none"], "variant": {"name": "v", "set": {"train": 5}}}]}, "train: a variant sets keys"),
+        ({"set": {"audit": {"steps": 5}}}, "audit is a whole section; write single keys, as in audit.steps"),
+        ({"set": {"train.jtt": {}}}, "train.jtt is a whole section; write single keys, as in train.jtt.KEY"),
+        (
+            {"grids": [{"arms": ["none"], "variant": {"name": "v", "set": {"train.jtt": {"steps": 2}}}}]},
+            "train.jtt is a whole section",
+        ),
+        (
+            {"grids": [{"arms": ["none"], "variant": {"name": "v", "set": {"data.kind": "folder"}}}]},
+            "data.kind: a variant cannot change it",
+        ),
         (
             {"grids": [{"arms": ["none"], "variant": {"name": "v", "set": {"data.bias_ratio": 0.9}}}]},
             "list it under 'bias_ratios'",
@@ -115,6 +125,16 @@ def test_what_a_study_may_not_say_is_told_by_key(values, told):
     with pytest.raises(ConfigError) as caught:
         study(**values)
     assert told in str(caught.value)
+
+
+def test_a_mapping_that_is_no_section_may_be_set_and_a_section_of_a_kind_replaced():
+    settings = {"method.prompts": {"a": ["b"]}, "train.model": {"kind": "resnet"}, "train.arm_lrs": {"asb": [0.1]}}
+    assert study(set=settings).set == settings
+
+
+def test_near_equal_bias_ratios_have_names_of_their_own():
+    near = [Way("", ratio, "none", "erm") for ratio in (0.9, 0.9000001, 0.9000000000000001)]
+    assert len({str(way) for way in near}) == 3
 
 
 def test_a_recipe_is_looked_for_beside_the_study(tmp_path, monkeypatch):

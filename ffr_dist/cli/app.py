@@ -10,16 +10,32 @@ import json
 import os
 import shlex
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from ffr_dist.cli import audit, curate, data, datasets, study
-from ffr_dist.errors import FFRError, InputError
+from ffr_dist.errors import FFRError, InputError, StoppedError
+from ffr_dist.launch.fleet.signals import StopSignals
+
+
+class _Verbs(TyperGroup):
+    """Ctrl-C and SIGTERM in any verb end it with how to go on, where typer would say nothing."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            command = shlex.join(["ffr", *sys.argv[1:]])
+            raise StoppedError(f"stopped; what is done is kept. To go on: {command}") from error
+
 
 app = typer.Typer(
     name="ffr",
+    cls=_Verbs,
     help="Balanced synthetic images from one recipe: plan, generate, train, and measure per subgroup.",
     no_args_is_help=True,
     add_completion=False,
@@ -38,7 +54,7 @@ MitigationOption = Annotated[
         help="erm, reweight_label, reweight, resample, subsample, groupdro, dfr, jtt, balanced_softmax or logit_adjustment."
     ),
 ]
-SeedOption = Annotated[int, typer.Option(help="Seed of the cell.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of the cell.", min=0, max=2**63 - 1)]
 
 
 def main() -> None:
@@ -46,18 +62,17 @@ def main() -> None:
     # OpenMP's threads spin while they wait for each other. Beside any other busy process that makes small networks twenty
     # times slower; sleeping instead costs next to nothing. Read when torch loads, so it must be set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Of processes that train together one launcher is told, and it ends them, even within a call that lets no handler run.
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
     try:
-        app(standalone_mode=True)
+        with StopSignals() if alone else nullcontext():
+            app(standalone_mode=True)
     except FFRError as error:
         from ffr_dist.launch.watch.redact import redact
 
         rank = os.environ.get("RANK", "0")
         sys.stderr.write(f"ffr{'' if rank == '0' else f' (process {rank})'}: {redact(str(error))}\n")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        command = shlex.join(["ffr", *sys.argv[1:]])
-        sys.stderr.write(f"ffr: stopped; what is done is kept. To go on: {command}\n")
-        sys.exit(3)
     except BrokenPipeError:
         sys.exit(0)
 
@@ -269,13 +284,18 @@ for _name, _told in _CELL_VERBS.items():
 
 
 @app.command()
-def report(recipe: RecipeArg, out: OutOption = None) -> None:
+def report(
+    what: Annotated[str, typer.Argument(metavar="OUT_OR_RECIPE", help="The output of a run or study, or its recipe.")],
+    out: Annotated[
+        str | None, typer.Option("--out", help="With a recipe: the output, if not the recipe's own.")
+    ] = None,
+) -> None:
     """Write report.html from what the output holds."""
     from ffr_dist.launch.publish import write_report
 
     with _shown() as show:
-        run = _start("report", recipe, out, show)
-        where = write_report(run)
+        alone = out is None and _is_output(what)
+        where = write_report(_begun("report", what, show) if alone else _start("report", what, out, show))
     _console().print(f"report: {where}", highlight=False)
 
 
@@ -338,12 +358,14 @@ def _cell(verb: str, recipe: str, out: str | None, arm: str, mitigation: str, se
 def _train(verb: str, checked: Any, cell: Any, seed: int, out: str | None, command: str) -> None:
     from ffr_dist.cli.show import results_table
     from ffr_dist.launch.cells import begin_cell, score_cell, train_cell
-    from ffr_dist.launch.rows import add_row
+    from ffr_dist.launch.rows import add_row, read_rows
     from ffr_dist.train.world import world
 
     row: dict[str, Any] | None = None
     with _shown() as show:
         started, data = begin_cell(checked, seed, out=out, command=command, tell=show)
+        if verb == "evaluate":
+            world().by_main(lambda: read_rows(started.store))  # refused before an hour of training
         trained = train_cell(started, cell, seed, data, until=verb if verb in {"pretrain", "finetune"} else None)
         if verb == "evaluate":
             row = score_cell(started, cell, seed, data, trained)
@@ -360,6 +382,19 @@ def _start(verb: str, recipe: str, out: str | None, show: Any, flags: str = "") 
     from ffr_dist.launch.context import load_checked, start_run
 
     return start_run(load_checked(recipe), out=out, command=_command(verb, recipe, out) + flags, tell=show)
+
+
+def _is_output(what: str) -> bool:
+    return Path(what).is_dir() or ("://" in what and not what.endswith((".yaml", ".yml")))
+
+
+def _begun(verb: str, out: str, show: Any) -> Any:
+    """The run of an output, by the recipe in it."""
+    from ffr_dist.launch.context import Run
+    from ffr_dist.launch.pool import recipe_of
+
+    store = _existing(out)
+    return Run(checked=recipe_of(store), store=store, command=_command(verb, out, None), tell=show)
 
 
 def _command(verb: str, recipe: str, out: str | None) -> str:

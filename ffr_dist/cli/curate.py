@@ -53,7 +53,7 @@ def extend(
     from ffr_dist.store import open_store
 
     checked = load_checked(recipe)
-    where = out or checked.recipe.output
+    where = checked.recipe.output if out is None else out
     go_on = f"ffr generate {shlex.quote(recipe)}" + ("" if out is None else f" --out {shlex.quote(out)}")
     _show(where, ask(checked, open_store(where, create=False, config=checked.recipe.storage), go_on), as_json)
 

@@ -347,7 +347,7 @@ def status_view(status: Mapping[str, Any]) -> RenderableType:
     parts += [Text(_driver_line(driver)) for driver in status["drivers"] if driver["state"] != "ended"]
     if ended := sum(driver["state"] == "ended" for driver in status["drivers"]):
         parts.append(Text(f"{ended} earlier start{'s' if ended > 1 else ''} ended"))
-    parts += [Text(_event_line(event), style="dim", overflow="ellipsis", no_wrap=True) for event in status["events"]]
+    parts += [Text(_event_line(event), style="dim") for event in status["events"]]
     return Group(*parts)
 
 
@@ -392,7 +392,20 @@ def _status_lines(status: Mapping[str, Any]) -> list[str]:
         costs.append(f"cost {_money(spent['cost'])} so far")
     if to_go is not None and to_go["cost"] is not None and to_go["intervals"]:
         costs.append(f"{_between(to_go['cost'], _money)} to go")
-    return [head, ", ".join(pace), *([", ".join(costs)] if costs else [])]
+    lines = [head, ", ".join(pace), *([", ".join(costs)] if costs else [])]
+    if status["study"] is not None:
+        lines[:1] = [_study_line(status["study"], alive=bool(alive)), f"pool {head}"]
+    return lines
+
+
+def _study_line(study: Mapping[str, Any], *, alive: bool) -> str:
+    state = "finished" if study["ended"] else "running" if alive else "not running"
+    if study["total"] is None:
+        return f"study {state}: no cell has come to its end yet"
+    what = "ways of training have chosen their rates" if study["of"] == "rates" else "cells have come to their end"
+    failed = f", {study['failures']:,} of them failed" if study["failures"] else ""
+    left = f", {_duration(study['eta_s'])} to go" if alive and study["eta_s"] and not study["ended"] else ""
+    return f"study {state}: {study['done']:,} of {study['total']:,} {what}{failed}{left}"
 
 
 def _driver_line(driver: Mapping[str, Any]) -> str:
@@ -404,6 +417,12 @@ def _driver_line(driver: Mapping[str, Any]) -> str:
 
 
 def _event_line(event: Mapping[str, Any]) -> str:
+    if event["event"] == "cell_ended":
+        mark = "✗" if event["failed"] else "✓"
+        return f"{str(event['at'])[11:19]} {mark} {event['done']}/{event['total']} {event['what']}: {event['detail']}"
+    if event["event"] in {"began", "ended"}:
+        told = ": ".join(str(part) for part in (event["what"], event.get("detail")) if part)
+        return f"{str(event['at'])[11:19]} {event['event']} {told}"
     told = " ".join(
         f"{name}={value}"
         for name, value in event.items()
@@ -421,8 +440,7 @@ def results_table(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     cells: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         cells.setdefault(f"{row['arm']} × {row['mitigation']}", []).append(row)
-    seeds = max(len(found) for found in cells.values())
-    of = "one seed: differences of a few points are noise" if seeds == 1 else f"mean of {seeds} seeds"
+    of = _over_seeds({len(found) for found in cells.values()})
     table = Table(title=f"Accuracy on test, % ({of})", title_justify="left")
     names = list(rows[0]["groups"])
     first = "trained with"
@@ -467,32 +485,50 @@ def study_tables(
 def _study_table(table: Mapping[str, Any], lead: Any, *, narrow: bool) -> Table:
     """On a ``narrow`` screen each interval stands below its number, in whole points."""
     lines = table["lines"]
-    seeds = max(len(line["seeds"]) for line in lines)
-    of = "one seed: differences of a few points are noise" if seeds == 1 else f"mean of {seeds} seeds"
-    shown = Table(title=f"{_study_name(table)}: accuracy on test, % ({of}; in brackets 95 %)", title_justify="left")
+    counts = {len(line["seeds"]) for line in lines}
+    title = f"{_study_name(table)}: accuracy on test, % ({_over_seeds(counts)}; in brackets 95 %)"
+    shown = Table(title=title, title_justify="left")
     shown.add_column("trained with", no_wrap=True)
-    for name in ("worst\ngroup", "n", "group\nmean", "to none\n× erm", *_lead_column(lead)):
+    against = {"to_baseline": "to none\n× erm", **({} if lead is None else {"to_lead": _lead_column(lead)})}
+    told = [name for name in against if any(line[name] is not None for line in lines)]
+    for name in ("worst\ngroup", "n", "group\nmean", *(against[name] for name in told)):
         shown.add_column(name, justify="right", no_wrap=True)
     best = max(line["worst_group"]["mean"] for line in lines)
     for line in lines:
         worst = line["worst_group"]
-        differences = [line["to_baseline"], *([] if lead is None else [line["to_lead"]])]
         shown.add_row(
             f"{line['arm']}{_between_parts(narrow=narrow)}× {line['mitigation']}",
             Text(_with_interval(worst, "", narrow=narrow), style="bold green" if worst["mean"] == best else ""),
             f"{line['n_worst']:,}",
             _share(line["group_mean"]),
-            *("" if found is None else _with_interval(found, "+", narrow=narrow) for found in differences),
+            *(_difference(line[name], max(counts), narrow=narrow) for name in told),
         )
     return shown
 
 
-def _lead_column(lead: Any) -> list[str]:
-    return [] if lead is None else [f"to {lead.arm}\n× {lead.mitigation}"]
+def _lead_column(lead: Any) -> str:
+    return f"to {lead.arm}\n× {lead.mitigation}"
+
+
+def _over_seeds(counts: set[int]) -> str:
+    """What the numbers of a table are, by how many seeds its lines have."""
+    most = max(counts)
+    if most == 1:
+        return "one seed: differences of a few points are noise"
+    return f"mean of {'' if len(counts) == 1 else 'up to '}{most} seeds"
+
+
+def _difference(found: Mapping[str, Any] | None, seeds: int, *, narrow: bool) -> str:
+    """Marked where it rests on fewer than the ``seeds`` of its table."""
+    if found is None:
+        return ""
+    pairs = found["pairs"]
+    mark = f"{_between_parts(narrow=narrow)}over {pairs}" if pairs < seeds else ""
+    return _with_interval(found, "+", narrow=narrow) + mark
 
 
 def _study_name(cell: Mapping[str, Any]) -> str:
-    ratio = "its own bias" if cell["bias_ratio"] is None else f"r {cell['bias_ratio']:g}"
+    ratio = "bias as in the data" if cell["bias_ratio"] is None else f"r {cell['bias_ratio']}"
     return f"{ratio}, {cell['variant']}" if cell["variant"] else ratio
 
 

@@ -28,12 +28,15 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A mean of paired differences, with its interval and two-sided p-values, each by its test's name."""
+    """A mean of paired differences, with its interval and two-sided p-values, each by its test's name.
+
+    Bounds and ``p`` are None where all differences are equal: few numbers that agree tell nothing of what the next would be.
+    """
 
     mean: float
-    low: float
-    high: float
-    p: float
+    low: float | None
+    high: float | None
+    p: float | None
     pairs: int
     test: str = "paired t"
     """What ``p`` and the interval rest on: that differences are spread normally."""
@@ -70,10 +73,12 @@ def bootstrap(
 
     Resampling n answers of which c are right is drawing a binomial of n and c/n. So a group whose answers are all right stays so:
     of few samples this interval is too narrow, and Wilson's is not. The same counts give the same interval; None where the
-    statistic is not defined.
+    statistic is not defined, and where every group is all right or all wrong, so that every resample is the test set itself.
     """
     if answers.count.min(initial=1) < 1:
         raise DataError("a group without samples cannot be resampled; leave it out")
+    if ((answers.correct == 0) | (answers.correct == answers.count)).all():
+        return None
     rng = np.random.default_rng(0)
     drawn = rng.binomial(answers.count, answers.correct / answers.count, (draws, len(answers.count)))
     values = statistic(replace(answers, correct=drawn))
@@ -88,7 +93,7 @@ def intervals_of(counts: Mapping[str, Count], groups: Groups, classes: int) -> d
 
     The worst group's are bounds of the true worst one, whichever it is, and a gap's follow from bounds of its rates: no
     resampling could tell that a gap is 0, as noise alone makes one. Those of means are a bootstrap's. None where a measure is
-    not defined.
+    not defined, or a bootstrap has nothing to tell.
     """
     each = simultaneous_wilson(counts)
     answers = Answers.of(counts, groups)
@@ -119,11 +124,14 @@ def _gap_interval(rates: Sequence[Sequence[Count]], combine: Callable[[Sequence[
     return Interval(combine(lows), combine(highs))
 
 
-def seed_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Student's interval of the mean over seeds."""
+def seed_interval(values: Sequence[float], confidence: float = 0.95) -> Interval | None:
+    """Student's interval of the mean over seeds; None where they agree, as it would have no width however few they are."""
     if len(values) < 2:
         raise DataError(f"{len(values)} seed gives no interval over seeds; run at least two")
-    half = _quantile(len(values) - 1, confidence) * statistics.stdev(values) / math.sqrt(len(values))
+    spread = statistics.stdev(values)
+    if spread <= _TIE * max(1.0, *map(abs, values)):  # equal but for rounding
+        return None
+    half = _quantile(len(values) - 1, confidence) * spread / math.sqrt(len(values))
     mean = statistics.fmean(values)
     return Interval(mean - half, mean + half)
 
@@ -133,12 +141,13 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float], confidence
     if len(ours) != len(theirs):
         raise DataError(f"{len(ours)} and {len(theirs)} values do not pair; give both for the same seeds")
     differences = [mine - other for mine, other in zip(ours, theirs, strict=True)]
-    low, high = seed_interval(differences, confidence)
+    interval = seed_interval(differences, confidence)
     mean = statistics.fmean(differences)
-    error = statistics.stdev(differences) / math.sqrt(len(differences))
-    # Without any spread t is infinite, or 0/0 where nothing differs.
-    t = abs(mean) / error if error else (math.inf if mean else 0.0)
-    p = 2 * float(stdtr(len(differences) - 1, -t))
+    low = high = p = None
+    if interval is not None:
+        low, high = interval
+        t = abs(mean) * math.sqrt(len(differences)) / statistics.stdev(differences)
+        p = 2 * float(stdtr(len(differences) - 1, -t))
     return Difference(mean=mean, low=low, high=high, p=p, pairs=len(differences), p_sign_flip=sign_flip(differences))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -46,8 +47,10 @@ def check_pool(run: Run, stores: Mapping[str, Store]) -> None:
     found, known = audit_pool(run.store, run.recipe.audit, stores, run.tell)
     if found["failures"]:
         raise StoppedError(
-            f"the pool failed its audit, so nothing was trained on it: {'; '.join(found['failures'])}. Look at it with "
-            "'ffr report', then change the generator, or the thresholds in 'audit'"
+            f"the pool failed its audit, so nothing was trained on it: {'; '.join(found['failures'])}. Look at it with: "
+            f"ffr report {shlex.quote(run.store.url)}. Then mend the generator, and write to another output; or change the "
+            "thresholds in 'audit' of the recipe (of a study: in its 'set', as in audit.min_label_accuracy). To go on: "
+            f"{run.command}"
         )
     run.tell(Ended("audit", found["summary"], reused=known))
 
@@ -56,7 +59,9 @@ def audit_recipe(checked: CheckedRecipe, *, out: str | None, command: str, tell:
     """Audit the finished pool of a recipe's output as this recipe says; real images are imported if they are not there."""
     store = open_begun(checked, out)
     if store is None:
-        raise InputError(f"{out or checked.recipe.output} holds no pool to audit; run 'ffr generate' first")
+        raise InputError(
+            f"{checked.recipe.output if out is None else out} holds no pool to audit; run 'ffr generate' first"
+        )
     read_manifest(store)  # refused before an hour of importing
     run = start_run(checked, out=out, command=command, tell=tell)
     stores = import_real(run, checked.recipe.compare.seeds[0])

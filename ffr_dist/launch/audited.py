@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ffr_dist.errors import MissingError
+from ffr_dist.errors import BrokenError, MissingError
 from ffr_dist.evaluate.intervals import wilson
 from ffr_dist.report import content
 from ffr_dist.report.sheets import compact
@@ -18,15 +18,31 @@ T = TypeVar("T")
 
 
 def read_audit(store: Store) -> dict[str, Any] | None:
-    """audit.json; None where nothing was audited."""
+    """audit.json; None where nothing was audited, BrokenError where it is not what an audit leaves."""
     try:
         found: dict[str, Any] = json.loads(store.get(layout.AUDIT))
+        if not {"asked", "failures", "summary"} <= found.keys():
+            raise _broken()
     except MissingError:
         return None
+    except (ValueError, AttributeError) as error:
+        raise _broken() from error
     return found
 
 
+def _broken() -> BrokenError:
+    return BrokenError(f"{layout.AUDIT} does not tell of an audit; delete it and run 'ffr audit' again")
+
+
 def audit_content(found: Values) -> content.Audit:
+    """What audit.json tells; BrokenError where it lacks something."""
+    try:
+        return _content(found)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise _broken() from error
+
+
+def _content(found: Values) -> content.Audit:
     distances, telling, features = found["distances"], found["real_or_fake"], found["feature_distances"]
     gaps = found["gaps"]
     order = [group["group"] for group in found["groups"]]

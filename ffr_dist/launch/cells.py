@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from ffr_dist.errors import InputError, MissingError
 from ffr_dist.launch.context import CheckedRecipe, Run, import_real, start_run
-from ffr_dist.launch.events import Tell
+from ffr_dist.launch.events import Tell, Warned
 from ffr_dist.launch.rows import Row, row_of
 from ffr_dist.launch.sets import CellData, open_cell_data
 from ffr_dist.launch.stages import Asked, TrainedStage, count_shares, load_model, share_of, train_stage
@@ -18,7 +18,7 @@ from ffr_dist.models.card import ModelCard
 from ffr_dist.models.export import write_pretrained
 from ffr_dist.read.dataset import Dataset
 from ffr_dist.recipe import CellConfig
-from ffr_dist.store import Store, open_store
+from ffr_dist.store import open_store
 from ffr_dist.train.stage import AnyStage
 from ffr_dist.train.world import world
 
@@ -33,7 +33,7 @@ def begin_cell(checked: CheckedRecipe, seed: int, *, out: str | None, command: s
         if here.is_main:
             run = start_run(checked, out=out, command=command, tell=tell)
             return run, open_cell_data(run, import_real(run, seed))
-        store = open_store(out or checked.recipe.output, create=False, config=checked.recipe.storage)
+        store = open_store(checked.recipe.output if out is None else out, create=False, config=checked.recipe.storage)
         run = Run(checked=checked, store=store, command=command)
         stores = {name: store.below(f"real/{split.folder}") for name, split in checked.splits(seed).items()}
         return run, open_cell_data(run, stores)
@@ -76,7 +76,7 @@ def score_cell(run: Run, cell: CellConfig, seed: int, data: CellData, stages: Se
     trained = stages[-1]
     key = test_key(trained, data)
     here = world()
-    counts = here.by_main(lambda: _read_counts(run.store, key, data.test))
+    counts = here.by_main(lambda: _read_counts(run, key, data.test))
     if counts is None:
         model = load_model(run, trained, data).to(here.device)
         found = counts = count_shares(model, share_of(data.test, here), here, run.recipe.read)
@@ -95,12 +95,19 @@ def test_key(trained: TrainedStage, data: CellData) -> str:
     return f"{trained.folder}/test-{data.test.fingerprint[:12]}.json"
 
 
-def _read_counts(store: Store, key: str, test: Dataset) -> dict[str, Count] | None:
+def _read_counts(run: Run, key: str, test: Dataset) -> dict[str, Count] | None:
+    """None where nothing was counted; or nothing that can be read, as counting again is cheap and gives the same."""
     try:
-        found = json.loads(store.get(key))
+        found = json.loads(run.store.get(key))
+        counts = {name: Count(*found[name]) for name in test.groups.names}
+        if all(0 <= counts[name].correct <= counts[name].count == n for name, n in test.counts().items()):
+            return counts
     except MissingError:
         return None
-    return {name: Count(*found[name]) for name in test.groups.names}
+    except (ValueError, LookupError, TypeError):
+        pass
+    run.tell(Warned(f"{key} does not hold counts of the test set; they are counted again"))
+    return None
 
 
 def _publish_model(

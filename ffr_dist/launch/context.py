@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ffr_dist.datasets import SEEDED
 from ffr_dist.datasets.ingest import ingest
 from ffr_dist.datasets.source import Split
-from ffr_dist.errors import ConfigError, InputError
+from ffr_dist.errors import ConfigError, DataError, InputError
 from ffr_dist.groups import Groups
 from ffr_dist.launch.events import Began, Ended, Tell, silent
 from ffr_dist.launch.possible import refuse_impossible
@@ -38,7 +38,7 @@ class CheckedRecipe:
         """The real data of a seed. Asked for once: a table of labels takes seconds to read."""
         drawn = _drawn(self.recipe, seed)
         if drawn not in self._splits:
-            self._splits[drawn] = {split.name: split for split in self.recipe.data.splits(seed)}
+            self._splits[drawn] = _read_splits(self.recipe, seed)
         return self._splits[drawn]
 
     def real_counts(self, seed: int) -> Mapping[str, int]:
@@ -70,7 +70,7 @@ def check_recipe(recipe: Recipe, text: str, method: Method | None = None) -> Che
 def check_parts(recipe: Recipe, text: str, method: Callable[[Groups], Method]) -> CheckedRecipe:
     """A recipe whose data, method, classifier and audit were checked, each by itself; not yet its cells."""
     first = recipe.compare.seeds[0]
-    splits = {split.name: split for split in recipe.data.splits(first)}
+    splits = _read_splits(recipe, first)
     absent = [name for name in NEEDED if name not in splits]
     if absent:
         raise ConfigError(f"data: there is no {' and no '.join(absent)} split; a comparison needs train, val and test")
@@ -84,6 +84,14 @@ def check_parts(recipe: Recipe, text: str, method: Callable[[Groups], Method]) -
     return CheckedRecipe(
         recipe=recipe, text=text, method=chosen, groups=groups, _splits={_drawn(recipe, first): splits}
     )
+
+
+def _read_splits(recipe: Recipe, seed: int) -> dict[str, Split]:
+    try:
+        return {split.name: split for split in recipe.data.splits(seed)}
+    except DataError as error:
+        key = "data.root" if "root" in type(recipe.data).model_fields else "data"
+        raise DataError(f"{key}: {error}\nWhat must lie where: ffr datasets {recipe.data.kind}") from error
 
 
 def _drawn(recipe: Recipe, seed: int) -> int:
@@ -128,7 +136,7 @@ class Run:
 
 def start_run(checked: CheckedRecipe, *, out: str | None = None, command: str, tell: Tell = silent) -> Run:
     """Open the output and claim it: the recipe is the first thing written there."""
-    store = open_store(out or checked.recipe.output, config=checked.recipe.storage)
+    store = open_store(checked.recipe.output if out is None else out, config=checked.recipe.storage)
     claim_output(store, checked.text, pixel_fields(checked.recipe, checked.method))
     return Run(checked=checked, store=store, command=command, tell=tell)
 
@@ -136,7 +144,7 @@ def start_run(checked: CheckedRecipe, *, out: str | None = None, command: str, t
 def open_begun(checked: CheckedRecipe, out: str | None = None) -> Store | None:
     """The output, to look at, where something was begun there; None where there is nothing, and nothing is made."""
     try:
-        store = open_store(out or checked.recipe.output, create=False, config=checked.recipe.storage)
+        store = open_store(checked.recipe.output if out is None else out, create=False, config=checked.recipe.storage)
         return store if store.exists(KEY) else None
     except InputError:
         return None

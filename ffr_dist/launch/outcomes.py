@@ -112,7 +112,7 @@ def _accuracy(values: Sequence[float]) -> content.Estimate:
 
 
 def _over_seeds(values: Sequence[Any]) -> content.Estimate:
-    return content.Estimate(statistics.fmean(values), *seed_interval(values))
+    return content.Estimate(statistics.fmean(values), *(seed_interval(values) or ()))
 
 
 def _gain(key: tuple[Any, ...], rows: Sequence[Row], ways: Ways, against: tuple[str, str]) -> content.Gain | None:
@@ -127,7 +127,8 @@ def _gain(key: tuple[Any, ...], rows: Sequence[Row], ways: Ways, against: tuple[
     if len(pairs) == 1:
         return content.Gain(pairs[0][0] - pairs[0][1])
     found = paired_difference([mine for mine, _ in pairs], [other for _, other in pairs])
-    low, high = max(found.low, -1.0), min(found.high, 1.0)
+    low = None if found.low is None else max(found.low, -1.0)
+    high = None if found.high is None else min(found.high, 1.0)
     return content.Gain(found.mean, low, high, pairs=found.pairs, p=found.p, test=found.test)
 
 

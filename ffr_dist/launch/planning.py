@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -25,6 +25,8 @@ from ffr_dist.store import Store
 FLEETS = (1, 8, 64)
 """Workers that a plan tells the time and the cost for."""
 _EVENTS = 5
+_EVENTS_READ = 100
+"""Among so many the last word of a study's cells is looked for."""
 _WATCH_EVERY_S = 5.0
 _SILENT_S = 20.0
 """After so long without a beat a driver is called silent: one is due every four."""
@@ -126,8 +128,10 @@ class Status:
         seen.look()
         drivers = self._drivers.read()
         finished = store.exists(layout.manifest_key(seen.revision.number))
+        events = last_lines(store, _EVENTS_READ)
         return {
             "output": store.url,
+            "study": _study(events) if store.exists(layout.STUDY) else None,
             "finished": finished,
             "revision": seen.revision.number,
             "round": len(seen.rounds) - 1,
@@ -144,15 +148,15 @@ class Status:
             "drivers": drivers,
             "spent": _spent(drivers),
             "to_go": None if finished else self._to_go(drivers),
-            "events": last_lines(store, _EVENTS),
+            "events": events[-_EVENTS:],
         }
 
     def watch(self) -> Iterator[Json]:
-        """Look again every few seconds, until it is finished."""
+        """Look again every few seconds, until it is finished; of a study, until its last cell has come to its end."""
         while True:
             found = self.read()
             yield found
-            if found["finished"]:
+            if found["finished"] and (found["study"] is None or found["study"]["ended"]):
                 return
             time.sleep(_WATCH_EVERY_S)
 
@@ -174,6 +178,16 @@ class Status:
 def read_status(store: Store) -> Json:
     """How far an output is, once."""
     return Status(store).read()
+
+
+def _study(events: Sequence[Json]) -> Json:
+    """How far the cells of a study are, or the choice of rates before them, as was last told; of none yet, done is 0."""
+    told = next((event for event in reversed(events) if event["event"] == "cell_ended"), None)
+    if told is None:
+        return {"of": "cells", "done": 0, "total": None, "failures": 0, "eta_s": None, "ended": False}
+    of = "rates" if str(told["what"]).startswith("rates of ") else "cells"
+    counts = {name: told[name] for name in ("done", "total", "failures", "eta_s")}
+    return {"of": of, **counts, "ended": of == "cells" and told["done"] == told["total"]}
 
 
 def _look_ahead(seen: Observer, size: int) -> Outlook:

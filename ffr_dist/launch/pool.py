@@ -40,7 +40,13 @@ from ffr_dist.store import Store, probe
 
 @overload
 def make_pool(
-    run: Run, *, inline: bool = ..., join: bool = ..., stop_after_pilot: Literal[False] = ..., patience: Patience = ...
+    run: Run,
+    *,
+    inline: bool = ...,
+    join: bool = ...,
+    stop_after_pilot: Literal[False] = ...,
+    patience: Patience = ...,
+    heart: Heartbeat | None = ...,
 ) -> Manifest: ...
 @overload
 def make_pool(
@@ -53,16 +59,18 @@ def make_pool(
     join: bool = False,
     stop_after_pilot: bool = False,
     patience: Patience = Patience(),  # noqa: B008 - frozen
+    heart: Heartbeat | None = None,
 ) -> Manifest | Progress:
     """Generate what is missing of the latest selection and finish it; or, ``stop_after_pilot``, decide round 0 and tell
     what was accepted.
 
     With ``inline`` in this process, else on Ray actors. ConflictError where another driver is at work, unless ``join``.
+    ``heart``: of a driver that has claimed the output already, and logs what it tells; it does the work in that name.
     """
     with StopSignals() as signals:
         try:
             if finished_set(run.store) is None or stop_after_pilot:
-                with _at_work(run, join=join) as desk:
+                with _at_work(run, join=join) if heart is None else _goes_on(run, heart) as desk:
                     return _make(desk, signals, inline=inline, pilot=stop_after_pilot, patience=patience)
             return _found(run)
         except KeyboardInterrupt as error:
@@ -129,6 +137,18 @@ def _at_work(run: Run, *, join: bool) -> Iterator[_Desk]:
             spent_before=heart.spent_elsewhere(price),
             beside=bool(others),
         )
+
+
+@contextmanager
+def _goes_on(run: Run, heart: Heartbeat) -> Iterator[_Desk]:
+    """The desk of a driver that is at work on this output already."""
+    probe(run.store)
+    before = heart.spent_elsewhere(run.recipe.generate.price_per_gpu_hour)
+    try:
+        yield _Desk(run=run, heart=heart, spent_before=before, beside=False)
+    finally:
+        spent = replace(heart.spent(), workers=0)
+        heart.spent = lambda: spent
 
 
 def _found(run: Run) -> Manifest:

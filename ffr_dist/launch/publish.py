@@ -18,7 +18,7 @@ from ffr_dist.launch.cards import tallies
 from ffr_dist.launch.context import Run
 from ffr_dist.launch.outcomes import by_way, choices, failed_cells, results_content, skipped_cells
 from ffr_dist.launch.planning import summarise
-from ffr_dist.launch.rows import Row, read_results
+from ffr_dist.launch.rows import Row, read_results, refuse_unfair
 from ffr_dist.launch.stages import TrainedStage, read_stage
 from ffr_dist.launch.watch.observe import measured_rate
 from ffr_dist.plan.document import read_pinned
@@ -53,6 +53,7 @@ def write_report(run: Run) -> str:
 def _content(run: Run) -> content.Report:
     told = read_results(run.store)
     rows: list[Row] = told.get("rows", [])
+    refuse_unfair(rows)
     results = results_content(rows, run.recipe.compare.lead) if told else None
     drawn = _drawn(rows, None if results is None else results.lead) if rows else []
     stages, costs = _read_stages(run.store, rows, {folder for row in drawn for folder in row["stages"]})
@@ -235,10 +236,11 @@ def _costs(store: Store, stages: Sequence[_Cost]) -> tuple[content.Cost, ...]:
     size = sum(ref.bytes for commit in commits for ref in (commit.tar, commit.sidecar) if ref is not None)
     costs = []
     if commits:
-        rate = measured_rate(store)
-        seconds = None if rate is None else images / rate
+        seconds = sum(commit.seconds for commit in commits)
         costs.append(
-            content.Cost(stage="generate", seconds=seconds, images=images, size=size, note="at the measured rate")
+            content.Cost(
+                stage="generate", seconds=seconds, images=images, size=size, note="time of all workers together"
+            )
         )
     for name in dict.fromkeys(stage.stage for stage in stages):
         seconds_of = [stage.seconds for stage in stages if stage.stage == name]

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ffr_dist.errors import ConflictError, MissingError
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+
+from ffr_dist.errors import BrokenError, ConflictError, MissingError
 from ffr_dist.evaluate.intervals import intervals_of
 from ffr_dist.groups import Groups
 from ffr_dist.launch.context import Run
@@ -19,6 +21,54 @@ from ffr_dist.shards import layout
 from ffr_dist.store import Store
 
 Row = dict[str, Any]
+
+
+class _Read(BaseModel):
+    """What readers of results.json rest on; there may be more."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class _Answers(_Read):
+    correct: int
+    count: PositiveInt
+
+
+class _Way(_Read):
+    bias_ratio: float | None
+    variant: str
+    arm: str
+    mitigation: str
+
+
+class _Row(_Way):
+    method: str
+    seed: int
+    pool: str
+    real: str
+    worst_group: float
+    group_mean: float
+    micro: float
+    n_worst: int
+    intervals: dict[str, tuple[float, float] | None]
+    groups: dict[str, _Answers]
+    stages: list[str]
+
+
+class _Skipped(_Way):
+    why: str
+
+
+class _Failure(_Way):
+    seed: int
+    stage: str
+    error: str
+
+
+class _Results(_Read):
+    rows: list[_Row] = []
+    skipped: list[_Skipped] = []
+    failures: list[_Failure] = []
 
 
 def row_of(
@@ -83,22 +133,52 @@ def add_row(store: Store, row: Row) -> None:
 
 
 def read_results(store: Store) -> dict[str, Any]:
+    """All of results.json; nothing where there is no such object, BrokenError where it does not hold results."""
     try:
-        found: dict[str, Any] = json.loads(store.get(layout.RESULTS))
+        body = store.get(layout.RESULTS)
     except MissingError:
         return {}
+    try:
+        _Results.model_validate_json(body)
+        found: dict[str, Any] = json.loads(body)
+    except ValueError as error:
+        raise BrokenError(
+            f"{store.url}/{layout.RESULTS} does not hold results ({_first(error)}); delete it and run the command that wrote "
+            "it again: what is trained and tested is kept"
+        ) from error
     return found
 
 
+def _first(error: ValueError) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors(include_url=False, include_input=False)[0]
+    return ": ".join(part for part in (".".join(map(str, first["loc"])), first["msg"]) if part)
+
+
 def refuse_unfair(rows: Sequence[Row]) -> None:
-    """Rows of one (method, bias ratio) must share the pool; rows of one (bias ratio, variant, seed) the real data."""
-    for what, keys in (("pool", ("method", "bias_ratio")), ("real", ("bias_ratio", "variant", "seed"))):
+    """Rows of one (method, bias ratio) must share the pool; rows of one (bias ratio, variant, seed) the real data.
+
+    No two may be of one cell: they would count as two seeds.
+    """
+    cells = set()
+    for row in rows:
+        if cell_of(row) in cells:
+            raise ConflictError(
+                f"two results of one cell (bias ratio {row['bias_ratio']}, {row['arm']} × {row['mitigation']}, seed "
+                f"{row['seed']}) cannot stand in one table; delete {layout.RESULTS} and run the same command again"
+            )
+        cells.add(cell_of(row))
+    for what, called, keys in (
+        ("pool", "pools", ("method", "bias_ratio")),
+        ("real", "sets of real images", ("bias_ratio", "variant", "seed")),
+    ):
         seen: dict[tuple[Any, ...], str] = {}
         for row in rows:
             key = tuple(row[name] for name in keys)
             if seen.setdefault(key, row[what]) != row[what]:
                 raise ConflictError(
-                    f"results of two different {what} sets cannot stand in one table (cell {row['arm']} × "
+                    f"results of two different {called} cannot stand in one table (cell {row['arm']} × "
                     f"{row['mitigation']}, seed {row['seed']}); delete {layout.RESULTS} or write to another output"
                 )
 

@@ -86,7 +86,7 @@ def training_chart(curves: Sequence[Curve], *, ident: str, width: int = 340) -> 
             _stage_marks(stage.name, across.at(start), across.at(start + stage.length), start > 0)
             for stage, start in zip(stages, starts, strict=True)
         ],
-        el("text", "loss", x=across.end, y=34, class_="axis end"),
+        el("text", "loss", x=across.end - 8, y=34, class_="axis end"),
         el("text", "validation worst group, %", x=across.end, y=115, class_="axis end"),
         [
             fragment(
@@ -272,7 +272,10 @@ def _seed_lines(found: Band, start: int, across: Axis, axis: Axis, series: str, 
     below = [(across.at(start + step), axis.at(least)) for step, (_, least, _) in found.items()]
     return fragment(
         area(above, below, f"{series}-band") if banded else None,
-        path(along, f"{series}-line"),
+        # A line of one point has no length.
+        el("circle", cx=along[0][0], cy=along[0][1], r=3, class_=f"{series}-point")
+        if len(along) == 1
+        else path(along, f"{series}-line"),
     )
 
 

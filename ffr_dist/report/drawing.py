@@ -64,8 +64,7 @@ def rule(across: Axis, y: float, text: str) -> Html:
 def path(points: Sequence[tuple[float, float]], series: str) -> Html | None:
     if not points:
         return None
-    # A line of one point has no length, and shows by its round ends.
-    return el("path", d=f"M{_through(_thinned(points))}{'h0' if len(points) == 1 else ''}", class_=series)
+    return el("path", d=f"M{_through(_thinned(points))}", class_=series)
 
 
 def area(above: Sequence[tuple[float, float]], below: Sequence[tuple[float, float]], series: str) -> Html | None:

@@ -9,6 +9,7 @@ from ffr_dist.report.words import count, percent, setting
 
 _FEW_SAMPLES = 100
 """Below this the 95 % interval of an accuracy is up to 20 points wide."""
+_FEW_SEEDS = 2
 _NAMED = 5
 
 
@@ -29,11 +30,19 @@ def findings(report: Report) -> tuple[str, ...]:
 
 
 def _results(cells: Sequence[Cell], lead: tuple[str, str] | None) -> Iterator[str]:
-    if cells and max(len(cell.seeds) for cell in cells) == 1:
+    most = max((len(cell.seeds) for cell in cells), default=0)
+    if most == 1:
         yield (
             "One seed: differences of a few points are noise. Intervals cover the test set's size only, "
             "not what another seed would change."
         )
+    if most == _FEW_SEEDS:
+        yield (
+            "Two seeds: an interval over two is hardly one, and where they agree there is none. Train three or more before "
+            "you believe a difference."
+        )
+    if any(found is not None and found.pairs < most for cell in cells for found in (cell.gain, cell.lead_gain)):
+        yield f"Some differences rest on fewer than {most} seeds, as not all cells have all of them; the tables mark them."
     few = min((cell.n_worst for cell in cells), default=_FEW_SAMPLES)
     if few < _FEW_SAMPLES:
         yield f"The worst group has only {count(few)} test samples: read its interval before its accuracy."

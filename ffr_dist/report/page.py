@@ -144,7 +144,8 @@ def _result_figures(results: Results | None) -> Iterable[tuple[str, str, str]]:
             yield f"Worst group, {cell.name}", f"{percent(cell.worst_group.value)} %", note
     if lead is not None and lead.gain is not None and lead is not baseline:
         interval = bounds(lead.gain, signed=True)
-        yield "Difference, in points", points(lead.gain.value), interval or "one pair: no interval"
+        none = "one pair: no interval" if lead.gain.pairs == 1 else "the seeds agree: no interval"
+        yield "Difference, in points", points(lead.gain.value), interval or none
 
 
 def _pool_figures(generation: Generation | None) -> Iterable[tuple[str, str, str]]:

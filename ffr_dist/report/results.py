@@ -10,7 +10,7 @@ from ffr_dist.report.content import BASELINE, Cell, Curve, Estimate, Missing, Re
 from ffr_dist.report.lines import legend, lines_of, setting_chart
 from ffr_dist.report.markup import Child, Html, el, fragment
 from ffr_dist.report.measures import MEASURES
-from ffr_dist.report.tables import Column, Entry, estimate, number, share, table, text
+from ffr_dist.report.tables import Column, Entry, difference, estimate, number, share, table, text
 from ffr_dist.report.words import count, setting
 
 _BASELINE_NAME = cell_name(*BASELINE)
@@ -105,7 +105,7 @@ def training_section(curves: Sequence[Curve], more: int) -> Child:
 
 def _titled(of: Setting) -> str:
     method, ratio, variant = of
-    return f"{method}, {setting(ratio, variant)}"
+    return f"method {method}, {setting(ratio, variant)}"
 
 
 def _setting_part(cells: Sequence[Cell], lead: Lead, ordinal: int, *, titled: bool) -> Html:
@@ -157,8 +157,8 @@ def _score_table(cells: Sequence[Cell], leads: int | None, ordinal: int, title: 
             text(cell.arm),
             text(cell.mitigation),
             estimate(cell.worst_group),
-            estimate(cell.gain, signed=True),
-            *((estimate(cell.lead_gain, signed=True),) if against_lead else ()),
+            difference(cell.gain, most),
+            *((difference(cell.lead_gain, most),) if against_lead else ()),
             estimate(cell.group_mean),
             estimate(cell.micro),
             number(cell.n_worst),
@@ -250,7 +250,8 @@ def _over_ratios(cells: Sequence[Cell]) -> Child:
 def _family(
     key: tuple[str, str], cells: Sequence[Cell], arms: Sequence[str], ordinal: int, *, titled: bool
 ) -> Html | None:
-    name = " · ".join(part for part in key if part)
+    method, variant = key
+    name = f"method {method}, {variant}" if variant else f"method {method}"
     lines = {
         mitigation: by_arm
         for mitigation, by_arm in lines_of(cells).items()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ffr_dist.report.content import Estimate, Gain
 from ffr_dist.report.markup import Child, Html, el
-from ffr_dist.report.words import NONE, bounds, count, p_value, percent, points
+from ffr_dist.report.words import NONE, bounds, count, p_value, percent, points, seeds
 
 _MANY = 9
 """More columns than that need smaller letters on paper."""
@@ -80,15 +80,27 @@ def share(fraction: float | None) -> Entry:
     return number(fraction, None if fraction is None else percent(fraction))
 
 
-def estimate(value: Estimate | None, *, signed: bool = False, style: str | None = None) -> Entry:
+def estimate(value: Estimate | None, *, style: str | None = None) -> Entry:
     if value is None:
         return number(None)
-    show = points if signed else percent
-    interval = bounds(value, signed=signed)
-    shown = [el("span", show(value.value), class_="value"), el("span", interval, class_="bounds") if interval else None]
-    if isinstance(value, Gain) and value.p is not None:
-        shown.append(el("span", p_value(value.p), class_="bounds"))
-    return Entry(shown, value.value, style)
+    return _with_notes(percent(value.value), [bounds(value)], value.value, style)
+
+
+def difference(found: Gain | None, most: int) -> Entry:
+    """A paired difference, with its p; marked where it rests on fewer seeds than the ``most`` of its table."""
+    if found is None:
+        return number(None)
+    notes = [
+        bounds(found, signed=True),
+        "" if found.p is None else p_value(found.p),
+        f"over {seeds(found.pairs)}" if found.pairs < most else "",
+    ]
+    return _with_notes(points(found.value), notes, found.value)
+
+
+def _with_notes(shown: str, notes: Sequence[str], value: float, style: str | None = None) -> Entry:
+    below = [el("span", note, class_="bounds") for note in notes if note]
+    return Entry([el("span", shown, class_="value"), *below], value, style)
 
 
 def bar(value: int, most: int) -> Entry:

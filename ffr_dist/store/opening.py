@@ -59,6 +59,8 @@ def open_store(url: str, *, create: bool = True, config: StoreConfig | None = No
 
 
 def _open_folder(path: str, *, create: bool, config: StoreConfig) -> Store:
+    if not path:
+        raise InputError("the output is an empty name; give a folder or the URL of a bucket")
     root = Path(path).expanduser().absolute()
     if not create and not root.is_dir():
         raise InputError(f"there is no output at {root}; check the path")

@@ -1,7 +1,11 @@
 """The command line as its users meet it: what it prints, what it returns, and what it says to wrong input."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,7 +88,7 @@ def test_status_verify_and_finish_read_an_output(ffr, finished):
     assert code == 0
     assert status.keys() == {
         "output", "finished", "revision", "round", "intervals", "abandoned", "failures", "groups", "bytes",
-        "images_per_second", "drivers", "spent", "to_go", "events",
+        "images_per_second", "drivers", "spent", "to_go", "events", "study",
     }  # fmt: skip
     assert status["finished"] is True
     assert status["groups"]["low_temple"].keys() == {"quota", "tried", "accepted", "acceptance", "rejected"}
@@ -388,6 +392,28 @@ def test_an_output_that_cannot_be_written_is_wrong_input(ffr, data, tmp_path):
     code, _, told = ffr("import", file, "--out", blocked / "out")
     assert code == 2
     assert "not writable" in told
+
+
+def test_an_empty_out_is_refused(ffr, data, tmp_path, monkeypatch):
+    file = tmp_path / "small.yaml"
+    file.write_text(recipe_text(data, output=tmp_path / "out"))
+    monkeypatch.chdir(tmp_path)
+    code, _, told = ffr("import", file, "--out", "")
+    assert (code, "the output is an empty name" in told) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
+
+
+def test_a_signal_ends_a_verb_with_how_to_go_on(tmp_path):
+    """Each process waits for its recipe, a pipe that nothing is written to: there the signal finds it."""
+    recipe = tmp_path / "recipe.yaml"
+    os.mkfifo(recipe)
+    for verb, number in (("import", signal.SIGTERM), ("report", signal.SIGINT)):
+        command = [sys.executable, "-m", "ffr_dist.cli", verb, str(recipe)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process, recipe.open("w"):
+            process.send_signal(number)
+            _, told = process.communicate()
+        assert process.returncode == 3
+        assert told == f"ffr: stopped; what is done is kept. To go on: ffr {verb} {recipe}\n"
 
 
 @pytest.mark.parametrize("verb", ["status", "verify", "finish"])

@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from ffr_dist.cli.show import Show, pilot_table, plan_table, results_table, status_view, watch
+from ffr_dist.cli.show import Show, pilot_table, plan_table, results_table, status_view, study_tables, watch
 from ffr_dist.launch.events import (
     Abandoned,
     AttemptFailed,
@@ -141,6 +141,29 @@ def test_a_table_of_results_never_loses_the_names_of_its_cells(groups, has_colum
     assert ("10 groups: the report and results.json have each" in " ".join(text.split())) != has_columns
 
 
+@pytest.mark.parametrize("width", [80, 140])
+def test_a_study_s_table_marks_what_fewer_seeds_tell_and_has_no_empty_columns(width):
+    def line(arm, seeds, gain=None):
+        number = {"mean": 0.5, "low": None, "high": None}
+        to = None if gain is None else {**number, "p": None, "test": "paired t", "pairs": gain}
+        told = {"arm": arm, "mitigation": "erm", "seeds": list(range(seeds)), "worst_group": number, "n_worst": 9}
+        return {**told, "group_mean": 0.6, "to_baseline": to, "to_lead": None}
+
+    def text(*lines):
+        file = io.StringIO()
+        console = Console(file=file, width=width, color_system=None)
+        tables = [{"bias_ratio": None, "variant": "", "lines": lines}]
+        study_tables(console, tables, None, skipped=[], failures=[])
+        return " ".join(file.getvalue().split())
+
+    many = text(line("none", 3), line("usb", 3, 3), line("ffr", 1, 1))
+    assert "bias as in the data: accuracy on test, % (mean of up to 3 seeds;" in many
+    assert "to none" in many
+    assert many.count("over 1") == 1
+    assert "over 3" not in many
+    assert "to none" not in text(line("none", 1))
+
+
 def estimate(expected, low=None, high=None):
     return {"expected": expected, "low": low, "high": high}
 
@@ -219,6 +242,7 @@ def test_a_pilot_tells_what_it_found_and_how_to_go_on():
 
 STATUS = {
     "output": "s3://bucket/out",
+    "study": None,
     "finished": False,
     "revision": 0,
     "round": 1,
@@ -265,6 +289,23 @@ def test_a_status_tells_all_of_it(width):
         "14:01:53 abandoned interval=3 why=[x]",
     ):
         assert said in joined, said
+
+
+def test_a_status_of_a_study_tells_its_cells_before_its_pool():
+    told = {
+        "at": "2026-11-21T14:01:53", "driver": "d1", "event": "cell_ended", "what": "none × erm, r 0.9, seed 0",
+        "detail": "worst group 20.0% (n=10), group mean 30.0%", "failed": False, "done": 7, "total": 9,
+    }  # fmt: skip
+    began = {"at": "2026-11-21T14:01:54", "driver": "d1", "event": "began", "what": "import val", "detail": ""}
+    study = {"of": "cells", "done": 7, "total": 9, "failures": 1, "eta_s": 60.0, "ended": False}
+    file = io.StringIO()
+    view = status_view({**STATUS, "finished": True, "to_go": None, "study": study, "events": [told, began]})
+    Console(file=file, width=80, color_system=None).print(view)
+    joined = " ".join(file.getvalue().split())
+    assert "study running: 7 of 9 cells have come to their end, 1 of them failed, 60 s to go" in joined
+    assert "pool finished: 150 of 500 images" in joined
+    assert "14:01:54 began import val" in joined
+    assert "14:01:53 ✓ 7/9 none × erm, r 0.9, seed 0: worst group 20.0% (n=10), group mean 30.0%" in joined
 
 
 def test_watching_refreshes_a_terminal_and_writes_lines_elsewhere():

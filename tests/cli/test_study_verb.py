@@ -47,7 +47,7 @@ def test_a_study_from_its_file_to_its_table(ffr, file, monkeypatch):
     code, told, said = ffr("study", file, "--inline")
     assert code == 3
     assert f"1 of 5 cells failed; to try them again: ffr study {file} --inline" in said
-    assert "failed: ffr × erm, r 0.9, seed 1: finetune: ffr × erm, r 0.9, seed 1: the device is on fire" in told
+    assert "failed: ffr × erm, r 0.9, seed 1: finetune: the device is on fire" in told
     assert "left out: group_balanced × dfr, r 0.9: arm group_balanced draws every" in told
     assert "✓ 1/5 none × erm, r 0.9, seed 0: worst group" in told
     assert "✗ " in told
@@ -66,10 +66,20 @@ def test_a_study_from_its_file_to_its_table(ffr, file, monkeypatch):
     code, told, _ = ffr("study", file, "--inline")
     assert code == 0
     assert "= 5/5" in told
-    assert "r 0.9: accuracy on test, % (mean of 2 seeds; in brackets 95 %)" in told
+    assert "r 0.9: accuracy on test, % (mean of up to 2 seeds; in brackets 95 %)" in told
     assert "none × erm" in told
     assert (file.parent / "out" / "report.html").is_file()
     assert (file.parent / "out" / "study.yaml").read_text() == file.read_text()
+
+    page = file.parent / "out" / "report.html"
+    page.unlink()
+    code, told, _ = ffr("report", file.parent / "out")
+    assert code == 0
+    assert str(page) in told
+    assert page.is_file()
+    code, told, _ = ffr("status", file.parent / "out")
+    assert "study finished: 5 of 5 cells have come to their end" in told
+    assert "pool finished: " in told
 
 
 def test_a_study_that_cannot_be_run_writes_nothing(ffr, tmp_path):

@@ -73,6 +73,7 @@ def test_seed_interval_as_scipy(values):
     spread = np.std(values, ddof=1) / np.sqrt(len(values))
     ours = seed_interval(values)
     if spread > 1e-9:
+        assert ours is not None
         expected = stats.t.interval(0.95, len(values) - 1, np.mean(values), spread)
         assert ours == pytest.approx(expected, abs=1e-9)
     with pytest.raises(DataError, match="1 seed"):
@@ -93,9 +94,15 @@ def test_paired_difference_as_scipy(pairs):
 
 
 def test_differences_without_spread():
-    nothing = paired_difference([0.5, 0.7], [0.5, 0.7])
-    assert (nothing.mean, nothing.low, nothing.high, nothing.p) == (0, 0, 0, 1)
-    assert paired_difference([1.0, 1.0], [0.5, 0.5]).p == 0
+    """They tell nothing of what the next would be; also where rounding alone makes some."""
+    for ours, theirs, mean in (
+        ([0.5, 0.7], [0.5, 0.7], 0),
+        ([1.0, 1.0], [0.5, 0.5], 0.5),
+        ([0.8, 0.5], [0.6, 0.3], 0.2),
+    ):
+        found = paired_difference(ours, theirs)
+        assert (found.mean, found.low, found.high, found.p) == (pytest.approx(mean), None, None, None)
+    assert seed_interval([0.3, 0.3, 0.3]) is None
     with pytest.raises(DataError, match="do not pair"):
         paired_difference([1.0], [1.0, 2.0])
 
@@ -204,5 +211,7 @@ def test_the_interval_of_a_gap_holds_what_there_is_as_often_as_it_says():
 def test_what_a_bootstrap_cannot_say():
     one = Answers(np.array([1]), np.array([2]), np.array([0]), np.array([0]))
     assert bootstrap(one, demographic_parity_gap) is None
+    edge = Answers(np.array([0, 9]), np.array([5, 9]), np.array([0, 1]), np.array([0, 0]))
+    assert bootstrap(edge, micro) is None, "every resample is the same"
     with pytest.raises(DataError, match="without samples"):
         bootstrap(Answers(np.array([0]), np.array([0]), np.array([0]), np.array([0])), micro)

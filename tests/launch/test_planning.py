@@ -1,6 +1,7 @@
 """What is planned and how far an output is, from stores that hold what a run leaves and nothing else."""
 
 import dataclasses
+import json
 from collections import Counter
 
 import pytest
@@ -176,7 +177,7 @@ def test_a_status_tells_what_the_store_holds(store):
     found = read_status(store)
     assert found.keys() == {
         "output", "finished", "revision", "round", "intervals", "abandoned", "failures", "groups", "bytes",
-        "images_per_second", "drivers", "spent", "to_go", "events",
+        "images_per_second", "drivers", "spent", "to_go", "events", "study",
     }  # fmt: skip
     end = planned[-1].end
     assert found["intervals"] == {"planned": end, "committed": end - 6, "abandoned": 1}
@@ -193,6 +194,15 @@ def test_a_status_tells_what_the_store_holds(store):
     assert found["to_go"]["cost"]["expected"] == pytest.approx(seconds["expected"] / 3600 * 2 * 3.6)
     assert found["events"][-1]["what"] == "generate"
     assert found["bytes"] == 100_000 * (end - 6)
+    assert found["study"] is None
+    store.put(layout.STUDY, b"name: tiny\n")
+    assert read_status(store)["study"]["total"] is None
+    told = {"at": "2027", "driver": "d2", "event": "cell_ended", "what": "none × erm, seed 0", "failed": False}
+    told |= {"done": 2, "total": 9, "failures": 1, "eta_s": 5.0, "detail": "x"}
+    store.put("events/d2-0001.jsonl", json.dumps(told).encode() + b"\n")
+    assert read_status(store)["study"] == {
+        "of": "cells", "done": 2, "total": 9, "failures": 1, "eta_s": 5.0, "ended": False,
+    }  # fmt: skip
 
 
 def test_a_driver_is_alive_while_its_beat_changes(store, monkeypatch):

@@ -8,10 +8,12 @@ import pytest
 from small_run import make_run, recipe_text
 from small_sets import fresh_store
 
-from ffr_dist.launch.audited import audit_content, audit_sheets
+from ffr_dist.errors import BrokenError, ConflictError
+from ffr_dist.launch.audited import audit_content, audit_sheets, read_audit
 from ffr_dist.launch.outcomes import results_content
 from ffr_dist.launch.publish import write_report
-from ffr_dist.launch.rows import write_rows
+from ffr_dist.launch.rows import add_row, write_rows
+from ffr_dist.report import content
 from ffr_dist.report.sheets import contact_sheet
 
 GROUPS = {"low_temple": (0, 0), "low_flowers": (0, 1), "high_temple": (1, 0), "high_flowers": (1, 1)}
@@ -127,6 +129,42 @@ def test_a_study_s_report_is_written_from_its_output_alone(run):
     ):
         assert told in page, told
     assert page.count('class="worst-line"') == 24
+
+
+def test_seeds_that_agree_give_no_interval_and_no_p(run):
+    rows = [row("none", seed=s, worst=10) for s in (0, 1)] + [row("ffr", "groupdro", seed=s, worst=30) for s in (0, 1)]
+    none, lead = results_content(rows, run.recipe.compare.lead).cells
+    assert lead.gain == content.Gain(pytest.approx(0.4), pairs=2, test="paired t")
+    assert none.worst_group == content.Estimate(pytest.approx(0.2))
+
+
+@pytest.mark.parametrize("body", ['{"rows": [', "[]", '{"rows": [{"arm": "ffr"}]}', '{"rows": 3}', b"\xff"])
+def test_damaged_results_are_named_with_a_cure(run, body):
+    run.store.put("results.json", body if isinstance(body, bytes) else body.encode())
+    for read in (lambda: write_report(run), lambda: add_row(run.store, row())):
+        with pytest.raises(BrokenError, match=r"results\.json does not hold results .*; delete it and run"):
+            read()
+
+
+def test_rows_that_cannot_stand_in_one_table_are_refused_in_a_report_too(run):
+    for others, told in (
+        ([{**row("none"), "pool": "q"}], "two different pools"),
+        ([{**row("none"), "real": "other"}], "two different sets of real images"),
+        ([row(worst=1)], "two results of one cell"),
+    ):
+        run.store.put("results.json", json.dumps({"rows": [row(), *others]}).encode())
+        with pytest.raises(ConflictError, match=told):
+            write_report(run)
+
+
+def test_a_damaged_audit_is_named_with_a_cure(run):
+    for body in (b"{", b"[]", b"{}"):
+        run.store.put("audit.json", body)
+        with pytest.raises(BrokenError, match=r"audit\.json does not tell of an audit; delete it and run 'ffr audit'"):
+            read_audit(run.store)
+    run.store.delete("audit.json")
+    with pytest.raises(BrokenError, match=r"audit\.json"):
+        audit_content({"asked": "", "failures": [], "summary": "", "groups": [3]})
 
 
 def test_all_of_audit_json_is_told(run):

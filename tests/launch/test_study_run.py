@@ -20,15 +20,16 @@ from ray import cloudpickle
 from tiny_study import GRIDS, SETTINGS, TUNED, checked_study, study_text
 
 from ffr_dist.datasets import embedded
-from ffr_dist.errors import ConfigError, StoppedError
+from ffr_dist.errors import ConfigError, ConflictError, StoppedError
 from ffr_dist.launch.context import start_run
 from ffr_dist.launch.events import Began, CellEnded
+from ffr_dist.launch.fleet.heartbeat import Heartbeat
 from ffr_dist.launch.fleet.signals import StopSignals
 from ffr_dist.launch.rows import cell_of, way_of
 from ffr_dist.launch.study import crew as crew_module
 from ffr_dist.launch.study.dag import Job, Schedule
 from ffr_dist.launch.study.plan import Ground, Planner
-from ffr_dist.launch.study.run import _start, run_study
+from ffr_dist.launch.study.run import _ask, _start, run_study
 from ffr_dist.launch.study.table import tables_of
 from ffr_dist.launch.study.tune import choose
 from ffr_dist.launch.study.work import Answer, do
@@ -119,8 +120,20 @@ def test_impossible_cells_are_left_out_and_listed_where_the_study_says_so():
     )
     assert {cell.way.mitigation for cell in untunable.cells} == {"erm"}
     assert next(iter(untunable.skipped.values())).startswith("cannot be tuned: ")
-    with pytest.raises(ConfigError, match="every cell is impossible"):
-        checked_study(grids=[{"arms": ["none"], "bias_ratios": [0.999]}], tune=None, lead=None, skip_impossible=True)
+    told = refused(grids=[{"arms": ["none"], "bias_ratios": [0.999]}], tune=None, lead=None, skip_impossible=True)
+    assert "every cell is impossible" in told
+    assert "none × erm, r 0.999: the train split has no sample of group low_flowers" in told
+
+
+@pytest.mark.parametrize(
+    ("ratio", "told"), [(0.999, "tune, r 0.999: the train split has no sample"), (1.5, "r 1.5: tune.bias_ratio: input")]
+)
+def test_a_mistake_of_tuning_is_told_once(ratio, told):
+    said = refused(grids=[GRIDS[0]], tune={"bias_ratio": ratio, "seeds": [0, 1]})
+    assert told in said
+    assert len(said.splitlines()) <= 3
+    assert "none × erm" not in said
+    assert "cannot be used" not in said
 
 
 @pytest.mark.parametrize(
@@ -128,7 +141,10 @@ def test_impossible_cells_are_left_out_and_listed_where_the_study_says_so():
     [
         ({"grids": [{"arms": ["none", "ffrr"]}]}, "ffr has no arm ffrr; it knows none, usb"),
         ({"set": {**SETTINGS, "train.lr": [0.1]}}, "train.lr: unknown key; did you mean 'lrs'"),
-        ({"grids": [{"arms": ["none"], "bias_ratios": [1.5]}]}, "bias_ratio: input should be less than or equal to 1"),
+        (
+            {"grids": [{"arms": ["none"], "bias_ratios": [1.5]}]},
+            "r 1.5: bias_ratios: input should be less than or equal to 1",
+        ),
         (
             {"grids": [{"arms": ["none"], "variant": {"name": "v", "set": {"train.model.kind": "resmet"}}}]},
             "variant v",
@@ -345,11 +361,46 @@ def test_the_table_pairs_seeds(finished):
 
 
 def test_an_output_of_other_pixels_is_refused(finished, out):
-    from ffr_dist.errors import ConflictError
-
     other = checked_study(set={**SETTINGS, **TUNED, "method.generator.guidance": 3.0})
     with pytest.raises(ConflictError, match=r"method\.generator\.guidance"):
         start_run(other.base(other.demand()), out=str(out), command="ffr study")
+
+
+def refuse(checked, out, error):
+    """The study is refused, and nothing in the output is another."""
+
+    def content():
+        return {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.parent.name != "drivers"}
+
+    before = content()
+    with pytest.raises(error) as caught:
+        run_study(checked, out=str(out), command="ffr study", inline=True)
+    assert content() == before
+    return str(caught.value)
+
+
+def test_a_second_driver_is_refused_before_it_changes_anything(finished, out):
+    other = checked_study(grids=[{"arms": ["none"], "bias_ratios": [0.95]}], tune=None, lead=None)
+    with Heartbeat(open_store(str(out)), every_s=0.2):
+        told = refuse(other, out, ConflictError)
+    assert "another driver is at work" in told
+    assert "ffr generate --join" in told
+
+
+def test_an_output_of_another_study_is_refused(finished, out):
+    assert "holds the study tiny, whose results other would replace" in refuse(
+        checked_study(name="other"), out, ConflictError
+    )
+
+
+def test_a_failed_audit_says_how_to_look_and_how_to_go_on(finished, out, tmp_path):
+    where = pool_alone(out, tmp_path / "failed")
+    strict = checked_study(set={**SETTINGS, **TUNED, "audit.min_label_accuracy": 1.0})
+    with pytest.raises(StoppedError) as caught:
+        run_study(strict, out=str(where), command="ffr study tiny", inline=True)
+    assert f"ffr report {where}. " in str(caught.value)
+    assert "audit.min_label_accuracy" in str(caught.value)
+    assert str(caught.value).endswith("To go on: ffr study tiny")
 
 
 @pytest.mark.ray
@@ -442,8 +493,9 @@ def test_a_study_grows_beyond_the_ratio_of_its_recipe(tmp_path):
     grid = {"arms": ["none", "ffr"], "seeds": [0]}
     first = checked_study(grids=[{**grid, "bias_ratios": [0.8]}], tune=None)
     run = _start(first, str(tmp_path), "ffr study", print)
+    _ask(run)
     write_first_revision(run.store, run.checked.quota(), run.recipe.generate.keep.near_duplicates)
     more = checked_study(grids=[{**grid, "bias_ratios": [0.8, 0.9]}], tune=None)
     assert more.demand()["low_temple"] > first.demand()["low_temple"]
-    _start(more, str(tmp_path), "ffr study", print)
+    _ask(_start(more, str(tmp_path), "ffr study", print))
     assert latest_revision(run.store).quota == more.demand()

@@ -77,6 +77,7 @@ def test_prompts_without_words_are_drawn_as_ever_and_words_guard_the_pixels():
         (["a {}"], {"breed": ["pug"]}, r"\{\} has no list"),
         (["a {breed}"], {"breed": ["pug"], "place": ["here"]}, r"words\.place: no prompt has \{place\}"),
         (["a {breed}"], {"breed": []}, r"words\.breed"),
+        (["a dog", " "], {}, r"prompts\.small: a prompt is empty"),
     ],
 )
 def test_unknown_names_and_unused_lists_are_refused(prompts, words, told):

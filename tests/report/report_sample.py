@@ -24,6 +24,7 @@ from ffr_dist.report.content import (
     Fact,
     FeatureDistance,
     FeatureDistances,
+    Gain,
     Gap,
     Gaps,
     Generation,
@@ -265,8 +266,8 @@ def cell(arm: str, mitigation: str, seeds: int) -> Cell:
         group_mean=around(mean, 0.022),
         micro=around(mean, 0.022),
         n_worst=TEST_COUNT,
-        gain=None if (arm, mitigation) == BASELINE else Estimate(gain) if seeds == 1 else around(gain, 0.07),
-        lead_gain=None if (arm, mitigation) == LEAD else around(worst - min(SCORES[LEAD]), 0.05),
+        gain=None if (arm, mitigation) == BASELINE else paired(gain, 0.07, seeds),
+        lead_gain=None if (arm, mitigation) == LEAD else paired(worst - min(SCORES[LEAD]), 0.05, seeds),
         measures={
             "train_weighted_mean": Estimate(0.475 * accuracies[0] + 0.475 * accuracies[3] + 0.05 * accuracies[1]),
             "aligned": around((accuracies[0] + accuracies[3]) / 2, 0.02),
@@ -325,6 +326,12 @@ def wilson(correct: int, total: int) -> Estimate:
     middle = (p + z * z / (2 * total)) / (1 + z * z / total)
     half = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total)) / (1 + z * z / total)
     return Estimate(p, middle - half, middle + half)
+
+
+def paired(value: float, half: float, seeds: int) -> Gain:
+    if seeds == 1:
+        return Gain(value)
+    return Gain(value, value - half, value + half, pairs=seeds, p=0.04, test="paired t")
 
 
 def around(value: float, half: float) -> Estimate:

@@ -76,7 +76,9 @@ def test_the_line_is_the_mean_of_the_seeds_where_all_have_a_step() -> None:
 def test_a_single_point_is_seen() -> None:
     stage = StageCurve(name="s", loss=((5, 0.4),))
     curve = Curve(method="m", bias_ratio=0.9, arm="a", mitigation="m", seed=0, stages=(stage,))
-    assert 'd="M330 24h0" class="loss-line"' in training_chart([curve], ident="c")
+    markup = training_chart([curve], ident="c")
+    assert '<circle cx="330" cy="24" r="3" class="loss-point">' in markup
+    assert "loss-line" not in markup
 
 
 def test_a_line_for_each_arm_over_the_ratios(study: Report) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from report_sample import sample_report
 
-from ffr_dist.report.content import Curve, Estimate, Report, Results, StageCurve
+from ffr_dist.report.content import Curve, Estimate, Gain, Report, Results, StageCurve
 from ffr_dist.report.findings import findings
 
 
@@ -32,7 +32,8 @@ def test_one_seed_is_said_plainly() -> None:
     assert any(
         line.startswith("One seed: differences of a few points are noise") for line in findings(results(seeds=1))
     )
-    assert not any("One seed" in line for line in findings(results(seeds=3)))
+    assert not any("seed" in line for line in findings(results(seeds=3)))
+    assert any(line.startswith("Two seeds: ") for line in findings(results(seeds=2)))
 
 
 def test_a_control_that_wins_or_ties_is_named() -> None:
@@ -56,6 +57,16 @@ def test_few_samples_in_the_worst_group() -> None:
     cells = tuple(replace(cell, n_worst=18) for cell in report.results.cells)
     found = findings(replace(report, results=replace(report.results, cells=cells)))
     assert found == ("The worst group has only 18 test samples: read its interval before its accuracy.",)
+
+
+def test_differences_over_fewer_seeds_are_told() -> None:
+    report = results(ffr=0.9)
+    assert report.results is not None
+    gain = Gain(0.1, pairs=1)
+    cells = tuple(replace(cell, gain=gain) if cell.arm == "ffr" else cell for cell in report.results.cells)
+    assert [line[:48] for line in findings(replace(report, results=replace(report.results, cells=cells)))] == [
+        "Some differences rest on fewer than 3 seeds, as "
+    ]
 
 
 def test_a_second_stage_that_hurts_is_told_with_its_seeds() -> None:

@@ -131,7 +131,7 @@ def test_each_bias_ratio_has_tables_of_its_own(sample: Report) -> None:
     found = Reader(render(replace(sample, results=replace(sample.results, cells=sample.results.cells + steeper))))
     idents = {table["id"] for table in found.named("table")}
     assert {"scores-0", "scores-1", "groups-0", "groups-1"} <= idents
-    assert "ffr, bias ratio 0.99" in found.text
+    assert "method ffr, bias ratio 0.99" in found.text, "ffr alone would read as the arm"
 
 
 def test_variants_of_one_ratio_stand_apart(sample: Report) -> None:
@@ -156,9 +156,6 @@ def test_every_part_of_the_audit_is_told(sample: Report) -> None:
     depths = [a["style"] for name, a in found.tags if name == "span" and (a.get("class") or "").startswith("heat")]
     assert len(depths) == 7, "one of the eight gaps could not be measured"
     assert "With labels shuffled (999 times)" in found.text
-    low = replace(sample.audit.real_or_fake, accuracy=0.5)
-    told = Reader(render(replace(sample, audit=replace(sample.audit, real_or_fake=low)))).text
-    assert "no better than chance" in told
 
 
 def test_bounds_on_either_side_are_checked() -> None:

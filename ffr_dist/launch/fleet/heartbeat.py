@@ -198,7 +198,8 @@ def claim(store: Store, *, join: bool = False, watch_s: float = _WATCH_S) -> lis
         other = next(iter(alive.values()))
         raise ConflictError(
             f"another driver is at work on {store.url}: process {other.pid} on {other.host}, since {other.started}. "
-            "Two are safe, but cost twice as much unless they share the work: let it go on, stop it, or add --join"
+            "Two are safe, but cost twice as much unless they share the work: let it go on, or stop it, or help it to generate "
+            "(ffr generate --join)"
         )
     for record in [*gone, *(record for record in doubtful if record.driver not in alive)]:
         _mark_ended(store, record)

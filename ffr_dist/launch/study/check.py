@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,15 +57,21 @@ class _Findings:
 
     mistakes: dict[str, dict[str, None]] = field(default_factory=dict)
     impossible: dict[Way, str] = field(default_factory=dict)
+    of_data: set[str] = field(default_factory=set)
+    """Reasons that hold for every way of training on a bias ratio."""
 
     def mistake(self, why: str, where: object = "") -> None:
         """Of the file: nothing can be skipped to mend it."""
         self.mistakes.setdefault(why, {})[str(where)] = None
 
-    def lines(self) -> list[str]:
+    def lines(self, asked: Sequence[Cell]) -> list[str]:
+        """A line for each reason. Ways that only ``tune`` names, and share one, are told by its bias ratio."""
+        own = {cell.way for cell in asked}
         reasons = {why: list(where) for why, where in self.mistakes.items()}
         for way, why in self.impossible.items():
-            reasons.setdefault(why, []).append(str(way))
+            name = str(way) if way in own else f"tune, r {way.bias_ratio}" if why in self.of_data else f"tune, {way}"
+            if name not in reasons.setdefault(why, []):
+                reasons[why].append(name)
         return [f"{'; '.join(where)}: {why}" if any(where) else why for why, where in reasons.items()]
 
 
@@ -91,30 +98,32 @@ def check_study(study: StudyConfig, text: str, raw: Mapping[str, Any]) -> Checke
         try:
             checked = _check_setting(study, raw, key, cells)
         except FFRError as error:
-            findings.mistake(str(error), where)
+            findings.mistake(_by_own_key(str(error), key[1], study), where)
             continue
         settings[key] = checked
         _look_at_cells(checked, cells, where, findings)
     _same_for_all(settings, findings)
     # A way that cannot be tuned cannot be trained as the study wants it.
     untuned = {(w.variant, w.arm, w.mitigation): why for w, why in findings.impossible.items() if _has(tuning, w)}
+    impossible = dict(findings.impossible)
     for cell in asked:
         why = untuned.get((cell.way.variant, cell.way.arm, cell.way.mitigation))
         if why is not None:
-            findings.impossible.setdefault(cell.way, f"cannot be tuned: {why}")
+            impossible.setdefault(cell.way, f"cannot be tuned: {why}")
     if tuning and settings and all(checked.recipe.train.choices == 1 for checked in settings.values()):
         findings.mistake(
             "tune: the recipe has one rate for each way of training, so there is nothing to choose; set several, as in "
             "'set: {train.lrs: [...], train.finetune_lrs: [...]}', or leave 'tune' out"
         )
-    skipped = {cell.way: findings.impossible[cell.way] for cell in asked if cell.way in findings.impossible}
+    skipped = {cell.way: impossible[cell.way] for cell in asked if cell.way in impossible}
     left = tuple(cell for cell in asked if cell.way not in skipped)
     if findings.mistakes or (findings.impossible and not study.skip_impossible):
         cure = [] if findings.mistakes else ["take them out of 'grids', or set skip_impossible: true"]
-        lines = "\n".join(f"  {line}" for line in [*findings.lines(), *cure])
+        lines = "\n".join(f"  {line}" for line in [*findings.lines(asked), *cure])
         raise ConfigError(f"study {study.name} cannot be run:\n{lines}")
     if not left:
-        raise ConfigError(f"study {study.name}: every cell is impossible, so there is nothing to train")
+        lines = "\n".join(f"  {line}" for line in findings.lines(asked))
+        raise ConfigError(f"study {study.name}: every cell is impossible, so there is nothing to train:\n{lines}")
     wanted = {(cell.way.variant, cell.way.arm, cell.way.mitigation) for cell in left}
     return CheckedStudy(
         study=study,
@@ -136,8 +145,16 @@ def _by_setting(cells: Sequence[Cell]) -> dict[SettingKey, list[Cell]]:
 
 def _setting_name(key: SettingKey) -> str:
     variant, ratio = key
-    parts = [*([] if ratio is None else [f"r {ratio:g}"]), *([f"variant {variant}"] if variant else [])]
+    parts = [*([] if ratio is None else [f"r {ratio}"]), *([f"variant {variant}"] if variant else [])]
     return ", ".join(parts)
+
+
+def _by_own_key(error: str, ratio: float | None, study: StudyConfig) -> str:
+    """An error of a setting's recipe on one line, without a head, by the key that the study has for a bias ratio."""
+    head = re.compile(r"study .* cannot be used:")
+    lines = [line.strip() for line in error.splitlines() if not head.fullmatch(line)]
+    given = any(ratio in grid.bias_ratios for grid in study.grids)
+    return "; ".join(lines).replace(f"{RATIO}:", "bias_ratios:" if given else "tune.bias_ratio:")
 
 
 def _has(cells: Sequence[Cell], way: Way) -> bool:
@@ -172,6 +189,7 @@ def _look_at_cells(checked: CheckedRecipe, cells: Sequence[Cell], where: str, fi
             if alike not in seen:
                 seen.add(alike)
                 why = empty or _refused(checked, cell)
+                findings.of_data |= {empty} if empty else set()
                 if why:
                     findings.impossible[cell.way] = why
     if any(cell.way not in findings.impossible for cell in cells):

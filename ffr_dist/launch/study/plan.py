@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ffr_dist.config import digest
@@ -129,7 +129,7 @@ class Planner:
             before = job
         if test:
             task = Task(desk=desk_key, cell=config, until=None, what=f"test: {cell}")
-            yield Job(digest(["test", str(cell), before], 16), task, needs=before, weight=_TEST_STEPS)
+            yield Job(digest(["test", asdict(cell), before], 16), task, needs=before, weight=_TEST_STEPS)
 
 
 def _ground_key(cell: Cell) -> tuple[SettingKey, int]:

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ffr_dist.errors import StoppedError
+import yaml
+
+from ffr_dist.errors import ConflictError, MissingError, StoppedError
 from ffr_dist.launch.audit import check_pool
 from ffr_dist.launch.context import Run, import_real, open_begun, start_run
 from ffr_dist.launch.curate import extend
@@ -55,9 +57,18 @@ def run_study(
 ) -> StudyResult:
     """Train and test all cells of a study. With ``inline`` in this process, else on Ray."""
     run = _start(checked, out, command, tell)
+    with Heartbeat(run.store) as heart, EventLog(run.store, heart.driver, tell) as logged, StopSignals() as signals:
+        try:
+            return _run(checked, replace(run, tell=logged), heart, signals, inline=inline)
+        except KeyboardInterrupt as error:
+            raise StoppedError(f"stopped; what is done is kept. To go on: {command}") from error
+
+
+def _run(checked: CheckedStudy, run: Run, heart: Heartbeat, signals: StopSignals, *, inline: bool) -> StudyResult:
+    _ask(run)
     run.store.put(layout.STUDY, checked.text.encode())
     stores = _import(checked, run)
-    make_pool(run, inline=inline)
+    make_pool(run, inline=inline, heart=heart)
     check_pool(run, next(iter(stores.values())))
     planner = Planner(
         store=run.store,
@@ -67,17 +78,14 @@ def run_study(
         threads=checked.study.threads,
     )
     results = _Results(checked)
-    claim(run.store)
-    with Heartbeat(run.store) as heart, EventLog(run.store, heart.driver, tell) as logged, StopSignals() as signals:
-        try:
-            with _crew(run.store, checked, signals, inline=inline) as crew:
-                _carry_out(checked, planner, crew, replace(run, tell=logged), results)
-        except (KeyboardInterrupt, StoppedError) as error:
-            why = str(error) or "stopped"
-            raise StoppedError(f"{why}; what is done is kept. To go on: {command}") from error
+    try:
+        with _crew(run.store, checked, signals, inline=inline) as crew:
+            _carry_out(checked, planner, crew, run, results)
+    except StoppedError as error:
+        raise StoppedError(f"{error}; what is done is kept. To go on: {run.command}") from error
     write_rows(run.store, results.rows, results.beside())
     report = write_report(run)
-    tell(Ended("report", report))
+    run.tell(Ended("report", report))
     return StudyResult(
         output=run.store.url,
         rows=results.rows,
@@ -89,17 +97,41 @@ def run_study(
 
 
 def _start(checked: CheckedStudy, out: str | None, command: str, tell: Tell) -> Run:
-    """The output, claimed, its pool asked for what all cells need; and for what it was asked for before, if that is more."""
+    """The output, with a pool for what all cells need; and for what it was asked for before, if that is more.
+
+    Refused before anything is written there where it is another study's, or another driver is at work on it.
+    """
     quota = checked.demand()
     begun = open_begun(checked.base(quota), out)
-    latest = None if begun is None else latest_revision(begun)
-    if latest is not None:
-        quota = {name: max(count, latest.quota.get(name, 0)) for name, count in quota.items()}
-    run = start_run(checked.base(quota), out=out, command=command, tell=tell)
+    if begun is not None:
+        _refuse_other_study(begun, checked.study.name)
+        claim(begun)
+        latest = latest_revision(begun)
+        if latest is not None:
+            quota = {name: max(count, latest.quota.get(name, 0)) for name, count in quota.items()}
+    return start_run(checked.base(quota), out=out, command=command, tell=tell)
+
+
+def _refuse_other_study(store: Store, name: str) -> None:
+    try:
+        found = yaml.safe_load(store.get(layout.STUDY))
+    except (MissingError, yaml.YAMLError):  # a damaged copy is nobody's, and is written anew
+        return
+    theirs = found.get("name", name) if isinstance(found, dict) else name
+    if theirs != name:
+        raise ConflictError(
+            f"{store.url} holds the study {theirs}, whose results {name} would replace; write to another folder (--out). If it "
+            f"is the same study, name it {theirs} again"
+        )
+
+
+def _ask(run: Run) -> None:
+    """Ask a pool that was begun with less for what this study needs."""
+    latest = latest_revision(run.store)
+    quota = run.checked.quota().counts
     if latest is not None and any(count != latest.quota.get(name, 0) for name, count in quota.items()):
         with contextlib.suppress(StoppedError):  # there is more to generate, which comes next
-            extend(run.checked, run.store, command)
-    return run
+            extend(run.checked, run.store, run.command)
 
 
 Stores = dict[tuple[tuple[str, float | None], int], dict[str, Store]]
@@ -203,7 +235,7 @@ def _carry_out(checked: CheckedStudy, planner: Planner, crew: Crew, run: Run, re
         failure = untuned.get(tuned_of(cell.way)) or outcome.failures.get(jobs.last[cell])
         if failure is not None:
             results.failures.append(
-                {**_named(cell.way), "seed": cell.seed, "stage": failure.what, "error": failure.error}
+                {**_named(cell.way), "seed": cell.seed, "stage": _of(failure, str(cell)), "error": failure.error}
             )
         else:
             row = outcome.answers[jobs.last[cell]].row
@@ -279,7 +311,7 @@ class _Counter:
         self._tell(
             CellEnded(
                 what=what,
-                detail=f"{came.what} failed: {came.error}" if failed else told(came),
+                detail=f"{_of(came, what)} failed: {came.error}" if failed else told(came),
                 reused=not failed and (came.reused if reused is None else reused),
                 failed=failed,
                 done=self._done,
@@ -288,6 +320,11 @@ class _Counter:
                 eta_s=self._clock.eta_s(),
             )
         )
+
+
+def _of(failure: Failure, cell: str) -> str:
+    """What failed; of which cell, where that is another one."""
+    return failure.what.removesuffix(f": {cell}")
 
 
 def _told(answer: Answer) -> str:

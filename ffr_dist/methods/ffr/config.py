@@ -35,6 +35,8 @@ class FFRConfig(Config):
         used: set[str] = set()
         for group, prompts in self.prompts.items():
             for prompt in prompts:
+                if not prompt.strip():
+                    raise ValueError(f"prompts.{group}: a prompt is empty; say what the images show")
                 names = WORD.findall(prompt)
                 unknown = [name for name in names if name not in self.words]
                 if unknown or "{" in WORD.sub("", prompt):
