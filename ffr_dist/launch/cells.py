@@ -74,7 +74,7 @@ def train_stages(
 def score_cell(run: Run, cell: CellConfig, seed: int, data: CellData, stages: Sequence[TrainedStage]) -> Row:
     """The row of results of a trained cell, scored on test once and kept beside its weights."""
     trained = stages[-1]
-    key = test_key(trained, data)
+    key = counts_key(trained, data)
     here = world()
     counts = here.by_main(lambda: _read_counts(run, key, data.test))
     if counts is None:
@@ -90,7 +90,7 @@ def score_cell(run: Run, cell: CellConfig, seed: int, data: CellData, stages: Se
     return row_of(run, cell, seed, data, stages, counts)
 
 
-def test_key(trained: TrainedStage, data: CellData) -> str:
+def counts_key(trained: TrainedStage, data: CellData) -> str:
     """Where the counts of a cell's test lie."""
     return f"{trained.folder}/test-{data.test.fingerprint[:12]}.json"
 

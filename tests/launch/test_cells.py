@@ -17,7 +17,7 @@ from ffr_dist.config import parse
 from ffr_dist.errors import BrokenError, ConfigError, DataError, InputError, StoreError
 from ffr_dist.evaluate.score import predictions
 from ffr_dist.groups import Group, Groups
-from ffr_dist.launch.cells import score_cell, test_key, train_cell
+from ffr_dist.launch.cells import counts_key, score_cell, train_cell
 from ffr_dist.launch.context import check_recipe, import_real
 from ffr_dist.launch.events import Began, Ended, Warned
 from ffr_dist.launch.pool import make_pool
@@ -70,7 +70,7 @@ def test_dfr_is_a_stage_after_those_of_erm(made, data):
     ]
     assert rows[1]["stages"] == [one.folder for one in trained]
     assert score_cell(run, cell("ffr", "dfr"), 0, sets, trained) == rows[1]  # read back, not counted again
-    key = test_key(trained[-1], sets)
+    key = counts_key(trained[-1], sets)
     counted = run.store.get(key)
     for body in (b"{", b"[]", b"{}", counted.replace(b"[", b"[1")):
         told.clear()

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from ffr_dist.errors import FFRError
 from ffr_dist.groups import Groups
-from ffr_dist.launch.cells import score_cell, test_key, train_stages
+from ffr_dist.launch.cells import counts_key, score_cell, train_stages
 from ffr_dist.launch.context import CheckedRecipe, Run
 from ffr_dist.launch.events import Began, Event, Warned
 from ffr_dist.launch.rows import Row
@@ -114,7 +114,7 @@ def _do(task: Task, desk: Desk) -> Answer:
     if task.until is not None:
         chosen = dict(sorted(trained[-1].chosen.items()))
         return Answer(reused=not began, chosen=chosen, warned=tuple(warned))
-    reused = not began and run.store.exists(test_key(trained[-1], data))
+    reused = not began and run.store.exists(counts_key(trained[-1], data))
     return Answer(reused=reused, row=score_cell(run, task.cell, desk.seed, data, trained))
 
 
