@@ -130,7 +130,7 @@ def test_what_the_hubs_own_library_writes_is_read(tmp_path, hub):
 
 def test_a_dataset_is_read_from_the_hub(hub, tmp_path):
     with serve(Path(hub["root"]), "me/pets") as endpoint:  # known to the library when it is imported
-        environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path)}
+        environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
         done = subprocess.run(
             [sys.executable, "-c", FROM_THE_HUB], env=environment, capture_output=True, text=True, check=False
         )
