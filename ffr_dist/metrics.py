@@ -208,12 +208,6 @@ def group_mean(answers: Answers) -> Values:
     return found
 
 
-def worst_group(answers: Answers) -> Values:
-    """Lowest group accuracy."""
-    found: Values = (answers.correct / answers.count).min(-1)
-    return found
-
-
 def demographic_parity_gap(answers: Answers) -> Values | None:
     """DDP of a task of the classes 0 and 1: the range of P(answer = 1) over the biases that occur."""
     return _range(answers, np.ones(len(answers.count), np.bool_))
