@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.console import Console
 
+from ffr_dist.cli.show.live import Show
 from ffr_dist.config import parse
 from ffr_dist.errors import InputError
 from ffr_dist.evaluate.intervals import Difference, paired_difference, seed_interval
-from ffr_dist.launch.events import CellEnded, Ended, Event, Warned
 from ffr_dist.launch.outcomes import results_content
 from ffr_dist.launch.rows import Row, read_results
 from ffr_dist.launch.study.check import check_study
@@ -162,15 +163,17 @@ def run(results: str, only: Sequence[str], generators: Path | None) -> None:
     unknown = [name for name in only if name not in every]
     if unknown:
         raise SystemExit(f"there is no study {', '.join(unknown)}; there are {', '.join(every)}")
+    console = Console(soft_wrap=True)
     for name, settings in every.items():
         if only and name not in only:
             continue
         built_in = POOL if name.startswith(POOL) else name
         text, recipe = _study_text(built_in, settings)
         checked = check_study(parse(StudyConfig, text, name), text, yaml.safe_load(recipe))
-        print(f"== {name}: {len(checked.cells)} cells", flush=True)
+        console.rule(f"{name}: {len(checked.cells)} cells", align="left")
         command = f"python jobs/record_results.py run {results} --only {name}"
-        run_study(checked, out=f"{results}/{name}", command=command, tell=_tell)
+        with Show(console) as show:
+            run_study(checked, out=f"{results}/{name}", command=command, tell=show)
 
 
 def _study_text(name: str, settings: Mapping[str, Any]) -> tuple[str, str]:
@@ -179,11 +182,6 @@ def _study_text(name: str, settings: Mapping[str, Any]) -> tuple[str, str]:
         raw = yaml.safe_load(text)
         text = yaml.safe_dump({**raw, "set": {**study.set, **settings}}, sort_keys=False)
     return text, recipe
-
-
-def _tell(event: Event) -> None:
-    if isinstance(event, Ended | Warned | CellEnded):
-        print(event, flush=True)
 
 
 def write(results: str) -> None:

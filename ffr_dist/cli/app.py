@@ -113,7 +113,7 @@ def init(
 @app.command()
 def plan(recipe: RecipeArg, out: OutOption = None, as_json: JsonOption = False) -> None:
     """Show what a recipe will make, and its time and cost on 1, 8 and 64 workers. Writes nothing."""
-    from ffr_dist.cli.show import plan_table
+    from ffr_dist.cli.show.plans import plan_table
     from ffr_dist.launch.context import load_checked, open_begun
     from ffr_dist.launch.planning import summarise
 
@@ -167,7 +167,7 @@ def generate(
     inline: Annotated[bool, typer.Option("--inline", help="In this process, without Ray.")] = False,
 ) -> None:
     """Generate the pool on Ray actors, and finish it."""
-    from ffr_dist.cli.show import pilot_table
+    from ffr_dist.cli.show.plans import pilot_table
     from ffr_dist.launch.planning import summarise
     from ffr_dist.launch.pool import make_pool
 
@@ -204,7 +204,7 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Tell how far an output is, from its store alone."""
-    from ffr_dist.cli.show import watch
+    from ffr_dist.cli.show.status import watch
     from ffr_dist.launch.planning import Status
 
     reader = Status(_existing(out))
@@ -213,7 +213,7 @@ def status(
         if as_json:
             _print_json(found)
         else:
-            from ffr_dist.cli.show import status_view
+            from ffr_dist.cli.show.status import status_view
 
             _console().print(status_view(found), soft_wrap=False)
         return
@@ -327,7 +327,8 @@ def doctor(
 
 
 def _whole_way(recipe: str, out: str | None) -> None:
-    from ffr_dist.cli.show import plan_table, results_table
+    from ffr_dist.cli.show.plans import plan_table
+    from ffr_dist.cli.show.results import results_table
     from ffr_dist.launch.local import run_all
     from ffr_dist.launch.planning import summarise
 
@@ -356,7 +357,7 @@ def _cell(verb: str, recipe: str, out: str | None, arm: str, mitigation: str, se
 
 
 def _train(verb: str, checked: Any, cell: Any, seed: int, out: str | None, command: str) -> None:
-    from ffr_dist.cli.show import results_table
+    from ffr_dist.cli.show.results import results_table
     from ffr_dist.launch.cells import begin_cell, score_cell, train_cell
     from ffr_dist.launch.rows import add_row, read_rows
     from ffr_dist.train.world import world
@@ -408,7 +409,7 @@ def _existing(out: str) -> Any:
 
 
 def _shown() -> Any:
-    from ffr_dist.cli.show import Show
+    from ffr_dist.cli.show.live import Show
 
     return Show(_console())
 

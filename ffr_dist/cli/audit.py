@@ -28,7 +28,7 @@ def audit(
     """Judge a finished pool: fidelity, gap to real images, duplicates, copies. Exit code 4 where it misses a threshold."""
     from rich.console import Console
 
-    from ffr_dist.cli.show import Show
+    from ffr_dist.cli.show.live import Show
     from ffr_dist.errors import InputError
     from ffr_dist.launch.audit import audit_output, audit_recipe
     from ffr_dist.launch.context import load_checked

@@ -32,7 +32,8 @@ def study(
     """Train and test a grid of cells over one pool, and compare them. Goes on where it stopped."""
     from rich.console import Console
 
-    from ffr_dist.cli.show import Show, study_tables
+    from ffr_dist.cli.show.live import Show
+    from ffr_dist.cli.show.results import study_tables
     from ffr_dist.launch.study.check import load_checked_study
     from ffr_dist.launch.study.run import run_study
     from ffr_dist.launch.study.table import tables_of

@@ -6,7 +6,10 @@ import re
 import pytest
 from rich.console import Console
 
-from ffr_dist.cli.show import Show, pilot_table, plan_table, results_table, status_view, study_tables, watch
+from ffr_dist.cli.show.live import Show
+from ffr_dist.cli.show.plans import pilot_table, plan_table
+from ffr_dist.cli.show.results import results_table, study_tables
+from ffr_dist.cli.show.status import status_view, watch
 from ffr_dist.launch.events import (
     Abandoned,
     AttemptFailed,
