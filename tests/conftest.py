@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import dataclass
 
 import pytest
@@ -15,6 +16,18 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Examples that import torch or share their cores take as long as they take.
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_ray():
+    """Clusters that are begun here are found by nobody else: Ray joins the latest one of its folder."""
+    if any(os.environ.get(name) for name in ("RAY_TMPDIR", "RAY_ADDRESS")):
+        yield  # whoever says where to look is right
+        return
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:  # sockets: short
+        os.environ["RAY_TMPDIR"] = folder
+        yield
+        del os.environ["RAY_TMPDIR"]
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny_study
@@ -427,6 +428,57 @@ def test_on_ray_the_same_bytes_and_a_job_that_kills_its_process_fails_alone(
     monkeypatch.undo()
     assert not run_study(checked, out=str(where), command="ffr study").failures
     assert (where / "results.json").read_bytes() == (out / "results.json").read_bytes()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_node_that_is_taken_away_counts_against_no_job(cluster, tmp_path, monkeypatch):
+    import ray
+
+    from ffr_dist.launch.study import on_ray
+
+    nodes = [cluster.add_node(num_cpus=3) for _ in range(2)]  # the head has too few
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    where = tmp_path / "where"
+
+    def where_it_is(task, desk):
+        if not where.exists():
+            where.write_text(ray.get_runtime_context().get_node_id())
+            time.sleep(600)
+        return Answer()
+
+    monkeypatch.setattr(on_ray, "do", where_it_is)
+    monkeypatch.setattr(on_ray, "_DEATHS", 1)
+    ended = []
+    with on_ray.Workers(open_store(str(tmp_path)), 1, 3, StopSignals()) as workers:
+        workers.start(Job("one", SimpleNamespace(desk="desk"), None), {"desk": None})
+        while not (where.exists() and where.read_text()):
+            assert not workers.wait()
+        [taken] = [node for node in nodes if node.node_id == where.read_text()]
+        cluster.remove_node(taken, allow_graceful=False)
+        while not ended:
+            ended = workers.wait()
+    assert [answer.error for _, answer in ended] == [None]
+    nodes.remove(taken)
+    cluster.remove_node(*nodes)
+
+
+@pytest.mark.ray
+@pytest.mark.store
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_in_a_bucket_the_same_bytes(finished, out, tmp_path, s3):
+    pool, url = pool_alone(out, tmp_path / "pool"), f"{s3.url}/study"
+    bucket = open_store(url)
+    for file in pool.rglob("*"):
+        if file.is_file():
+            bucket.put(str(file.relative_to(pool)), file.read_bytes())
+    file = tmp_path / "tiny.yaml"
+    file.write_text(study_text(workers=2))
+    command = [sys.executable, str(Path(tiny_study.__file__)), str(file), "--out", url]
+    subprocess.run(command, check=True, env=os.environ | {"RAY_ADDRESS": "local"})  # where there are credentials
+    assert bucket.get("results.json") == (out / "results.json").read_bytes()
 
 
 @pytest.mark.ray

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import NodeDiedError, RayError, RayTaskError
 
 from ffr_dist.errors import InputError, StoppedError
 from ffr_dist.launch.cluster import Session, reason
@@ -24,8 +24,9 @@ from ffr_dist.store import Store
 
 _POLL_S = 0.5
 _DEATHS = 3
-"""So many times a job may lose its process before it counts as failed: a node goes now and then, a job that kills its
-process does so each time."""
+"""So many times a job may lose its process before it counts as failed: a job that kills its process does so each time."""
+_NODES = 20
+"""So many times its whole node: nodes are taken away as they please, but not for ever from the same job."""
 
 
 class Workers:
@@ -39,7 +40,7 @@ class Workers:
         self._signals = signals
         self._calls: dict[Any, Job[Task]] = {}
         self._desks: dict[str, Any] = {}
-        self._deaths: Counter[str] = Counter()
+        self._deaths: Counter[tuple[str, str]] = Counter()
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -102,8 +103,9 @@ class Workers:
         except RayTaskError as error:  # a process that could not even read the job
             return Answer(error=redact(f"{type(error.cause).__name__}: {error.cause}"))
         except RayError as error:
-            self._deaths[job.id] += 1
-            if self._deaths[job.id] < _DEATHS:
+            what, limit = ("node", _NODES) if isinstance(error, NodeDiedError) else ("process", _DEATHS)
+            self._deaths[job.id, what] += 1
+            if self._deaths[job.id, what] < limit:
                 return None
-            return Answer(error=f"its process died {_DEATHS} times: {reason(error)}")
+            return Answer(error=f"its {what} died {limit} times: {reason(error)}")
         return answer
