@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from ffr_dist.errors import ConfigError
 
@@ -70,6 +71,14 @@ class Groups:
         """Number of classes: labels are 0 … classes - 1."""
         return max(group.label for group in self.items) + 1
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """For people: the words that the names of a class's groups begin with; numbers where that does not tell them apart."""
+        names = ["_".join(_beginning([g.name for g in self.items if g.label == y])) for y in range(self.classes)]
+        if "" in names or len(set(names)) < len(names):
+            return tuple(map(str, range(self.classes)))
+        return tuple(names)
+
     def by_name(self, name: str) -> Group:
         for group in self.items:
             if group.name == name:
@@ -82,6 +91,12 @@ class Groups:
             if group.label == label and group.bias == bias:
                 return group
         return None
+
+
+def _beginning(names: Sequence[str]) -> list[str]:
+    """The words that all names begin with."""
+    alike = takewhile(lambda words: len(set(words)) == 1, zip(*(name.split("_") for name in names), strict=False))
+    return [words[0] for words in alike]
 
 
 def _refuse_twice(what: str, values: Sequence[object]) -> None:

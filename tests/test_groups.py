@@ -57,6 +57,24 @@ def test_groups_are_declared_and_not_a_cross_product():
     assert groups.of_cell(1, 0) is None
 
 
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["not_smiling_female", "not_smiling_male", "smiling_female", "smiling_male"], ("not_smiling", "smiling")),
+        (["cat_indoor", "cat_sofa", "dog_indoor", "dog_sofa"], ("cat", "dog")),
+        (["red_zero", "green_zero", "red_one", "green_one"], ("0", "1")),  # nothing in common
+        (["digit_0_red", "digit_green", "digit_1_red", "digit_blue"], ("0", "1")),  # both "digit"
+    ],
+)
+def test_classes_are_called_as_their_groups_begin(names, told):
+    groups = Groups.of([Group(name, place // 2, place % 2) for place, name in enumerate(names)])
+    assert groups.class_names == told
+
+
+def test_a_class_without_a_group_leaves_numbers():
+    assert Groups.of([Group("cat", 0, 0), Group("dog", 2, 0)]).class_names == ("0", "1", "2")
+
+
 def test_what_makes_no_list_of_groups():
     with pytest.raises(ConfigError, match="declares no group"):
         Groups.of([])

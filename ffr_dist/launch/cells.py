@@ -139,7 +139,7 @@ def _publish_model(
         counts=counts,
     )
     with TemporaryDirectory(prefix="ffr-") as made:
-        labels = _class_names(run, data.sets["real"].groups.classes)
+        labels = _class_names(run, data)
         write_pretrained(
             load_model(run, trained, data), config, Path(made), labels=labels, side=run.recipe.size, card=card
         )
@@ -147,9 +147,14 @@ def _publish_model(
             run.store.put(f"{folder}/{path.name}", path.read_bytes())
 
 
-def _class_names(run: Run, classes: int) -> tuple[str, ...]:
-    """As the table of labels calls them, where there is one."""
+def _class_names(run: Run, data: CellData) -> tuple[str, ...]:
+    """As the table of labels calls them, where there is one; or the groups, those of the test set first: it has most."""
+    classes = data.sets["real"].groups.classes
     named: Mapping[str, int] = getattr(run.recipe.data, "classes", None) or {}
-    return tuple(
-        "/".join(name for name, label in named.items() if label == number) or str(number) for number in range(classes)
-    )
+    if named:
+        return tuple(
+            "/".join(name for name, label in named.items() if label == number) or str(number)
+            for number in range(classes)
+        )
+    tested = data.test.groups
+    return (tested if tested.classes == classes else data.sets["real"].groups).class_names

@@ -309,6 +309,14 @@ WRONG = {
         ("    high_temple: [a photo of the digit six over temple]\n", ""),
         "no prompt covers group high_temple",
     ),
+    "two groups with one prompt": (
+        "alike",
+        (
+            "    high_temple: [a photo of the digit six over temple]",
+            "    high_temple: [a  photo of the digit one over Temple]",
+        ),
+        "groups low_temple and high_temple have the same prompt",
+    ),
     "a prompt without group": ("group", ("    high_temple: [a photo", "    high_tempel: [a photo"), "high_tempel"),
     "a negative quota": (
         "quota",

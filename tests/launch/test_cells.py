@@ -361,4 +361,7 @@ def test_a_cell_that_fails_at_any_write_comes_to_the_same_end(made, data, tmp_pa
     assert attempt > 5
     assert [one.sha256 for one in trained] == [one.sha256 for one in expected]
     assert [one.chosen for one in trained] == [one.chosen for one in expected]
-    assert again.store.exists(f"{trained[-1].folder}/model/README.md")
+    assert (
+        "An image classifier of 2 classes: low, high."
+        in again.store.get(f"{trained[-1].folder}/model/README.md").decode()
+    )

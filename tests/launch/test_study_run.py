@@ -262,7 +262,9 @@ def test_a_stage_is_trained_once_whoever_needs_it(finished, out):
     assert of[(0.9, "", "ffr", "erm"), 0][0] != of[(0.8, "", "ffr", "erm"), 0][0]  # another validation set
     folders = {path.parent.name for path in out.glob("train/*/stage.json")}
     assert len(folders) == len(list((out / "train").iterdir()))
-    models = {path.parent.parent.name for path in out.glob("train/*/model/README.md")}
+    cards = list(out.glob("train/*/model/README.md"))
+    assert all("An image classifier of 2 classes: low, high." in card.read_text() for card in cards)  # as groups begin
+    models = {card.parent.parent.name for card in cards}
     assert models == {row["stages"][-1].removeprefix("train/") for row in result.rows}  # of cells, not of tries
 
 

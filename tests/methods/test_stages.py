@@ -24,7 +24,7 @@ def config(**settings) -> TrainConfig:
 
 
 def method(**settings) -> FFR:
-    prompts = dict.fromkeys(GROUPS.names, ("a photo",))
+    prompts = {name: (f"a photo of {name}",) for name in GROUPS.names}
     of = FFRConfig(generator={"weights": "embedded", "steps": 2, "guidance": 1.0, "size": 8}, prompts=prompts)
     return FFR(config=of, groups=GROUPS, seed=0, size=8, training=config(**settings))
 

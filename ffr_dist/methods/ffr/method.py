@@ -72,6 +72,7 @@ class FFR:
         missing = [name for name in wanted if not self.config.prompts.get(name)]
         if missing:
             raise ConfigError(f"no prompt covers group {', '.join(missing)}; add it to method.prompts")
+        self._tell_apart(wanted)
         if self.config.quota is not None:
             Exact(self.config.quota)
         for arm in self.training.arm_lrs:
@@ -81,6 +82,17 @@ class FFR:
                 )
                 once = ", ".join(name for name in _COUNTS if name not in _TWO_STAGES)
                 raise ConfigError(f"train.arm_lrs names arm {arm!r}, which {why}; it is for arms of one stage: {once}")
+
+    def _tell_apart(self, names: Sequence[str]) -> None:
+        """Refuse a prompt that two groups share."""
+        of: dict[str, str] = {}
+        for name in names:
+            for prompt in self.config.prompts[name]:
+                if (other := of.setdefault(" ".join(prompt.split()).casefold(), name)) != name:
+                    raise ConfigError(
+                        f"groups {other} and {name} have the same prompt {prompt!r}, from which no generator can tell "
+                        "them apart; say in each what its images show"
+                    )
 
     def weights_sha256(self) -> str:
         return weights_sha256(self.config.generator)
