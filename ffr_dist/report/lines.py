@@ -32,12 +32,14 @@ def setting_chart(
     ident: str,
     setting: str = "bias ratio",
     names: Mapping[float, str] | None = None,
+    size: tuple[int, int] = (340, 236),
 ) -> Html:
     """The lines of one mitigation by arm; ``arms`` are all arms of the page, in the order of the legend.
 
     ``names`` are what values of the setting are called, where they are not the numbers themselves.
     """
-    width, top, bottom = 340, 14, 196
+    width, height = size
+    top, bottom = 14, height - 40
     values = sorted({value for line in lines.values() for value in line})
     called = {value: (names or {}).get(value, f"{value:g}") for value in values}
     frame = Axis(0, 1, 36, width - 4)
@@ -52,7 +54,7 @@ def setting_chart(
     )
     return svg(
         width,
-        bottom + 40,
+        height,
         ident,
         f"Worst-group accuracy over the {setting}, {title}",
         told,

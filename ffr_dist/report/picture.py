@@ -11,7 +11,7 @@ from ffr_dist.report.content import Estimate, Results
 from ffr_dist.report.lines import sample, setting_chart, style_of
 from ffr_dist.report.markup import Html, el
 
-_CHART = (340, 236)
+_CHART = (680, 400)
 _LINE = 20
 
 
@@ -26,7 +26,7 @@ def setting_picture(
 ) -> str:
     """Worst group over a setting, a line for each way of training, with their names below."""
     ways = list(lines)
-    chart = setting_chart(lines, ways, title, ident="curve", setting=setting, names=names)
+    chart = setting_chart(lines, ways, title, ident="curve", setting=setting, names=names, size=_CHART)
     width, height = _CHART
     legend = [
         el(
