@@ -42,8 +42,12 @@ PICTURED = ("erm", "resample", "groupdro")
 GENERATORS = ("balanced", "biased")
 """Trained by ``jobs/train_demo_generator.py`` on 1,500 real images: equal groups, or the classifiers' own at r = 0.95."""
 
+OTHER_RATIOS = (0.9, 0.97, 0.99)
+
 Way = tuple[str, str]
 """Arm and mitigation."""
+FFR, RESAMPLED, ASB, USB = ("ffr", "erm"), ("ffr", "resample"), ("asb", "erm"), ("usb", "erm")
+REAL, GENERATED, GENERATORS_OWN = ("none", "erm"), ("synthetic_only", "erm"), ("generator_data", "erm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +61,25 @@ class Claim:
 
 
 CLAIMS = (
-    Claim("FFR betters training on real data alone", ("ffr", "erm"), ("none", "erm")),
-    Claim("FFR betters mixing, every group filled up (USB)", ("ffr", "erm"), ("usb", "erm")),
-    Claim("FFR betters mixing, equal synthetic groups (ASB)", ("ffr", "erm"), ("asb", "erm")),
-    Claim("… with resampling, USB source-aware", ("ffr", "resample"), ("usb", "resample")),
-    Claim("… with resampling, ASB source-aware", ("ffr", "resample"), ("asb", "resample")),
+    Claim("FFR betters training on real data alone", FFR, REAL),
+    Claim("FFR betters mixing, every group filled up (USB)", FFR, USB),
+    Claim("FFR betters mixing, equal synthetic groups (ASB)", FFR, ASB),
+    Claim("… with resampling, USB source-aware", RESAMPLED, ("usb", "resample")),
+    Claim("… with resampling, ASB source-aware", RESAMPLED, ("asb", "resample")),
     Claim("… with GroupDRO, USB source-aware", ("ffr", "groupdro"), ("usb", "groupdro")),
     Claim("… with GroupDRO, ASB source-aware", ("ffr", "groupdro"), ("asb", "groupdro")),
     Claim("… with DFR, USB", ("ffr", "dfr"), ("usb", "dfr")),
-    Claim("A mitigation on the real step betters FFR further (resampling)", ("ffr", "resample"), ("ffr", "erm")),
-    Claim("… GroupDRO", ("ffr", "groupdro"), ("ffr", "erm")),
+    Claim("A mitigation on the real step betters FFR further (resampling)", RESAMPLED, FFR),
+    Claim("… GroupDRO", ("ffr", "groupdro"), FFR),
     Claim("FFR with GroupDRO betters GroupDRO on real data", ("ffr", "groupdro"), ("none", "groupdro")),
-    Claim("The second step is needed: FFR betters synthetic data alone", ("ffr", "erm"), ("synthetic_only", "erm")),
-    Claim("The images are worth more than the generator's own data", ("ffr", "erm"), ("generator_data", "erm")),
-    Claim("The gain over USB holds at every bias ratio", ("ffr", "erm"), ("usb", "erm"), (0.9, 0.97, 0.99)),
+    Claim("The second step is needed: FFR betters synthetic data alone", FFR, GENERATED),
+    Claim("Not a claim of the paper: the images are worth more than the generator's own data", FFR, GENERATORS_OWN),
+    Claim("At other bias ratios too: over real data alone", FFR, REAL, OTHER_RATIOS),
+    Claim("… over USB", FFR, USB, OTHER_RATIOS),
+    Claim("… over ASB", FFR, ASB, OTHER_RATIOS),
+    Claim("… over synthetic data alone", FFR, GENERATED, OTHER_RATIOS),
+    Claim("… over USB, source-aware, both with GroupDRO", ("ffr", "groupdro"), ("usb", "groupdro"), OTHER_RATIOS),
+    Claim("… over ASB, source-aware, both with GroupDRO", ("ffr", "groupdro"), ("asb", "groupdro"), OTHER_RATIOS),
 )
 
 
@@ -83,6 +92,8 @@ class Curve:
     points: tuple[tuple[tuple[str, str], str], ...]
     """((study, variant), the value in words)."""
     ways: tuple[Way, ...]
+    differences: tuple[tuple[Way, Way], ...] = ()
+    """Whose difference is told too, at each point."""
 
 
 def _variants(name: str, values: Sequence[str], base: str) -> tuple[tuple[tuple[str, str], str], ...]:
@@ -98,50 +109,47 @@ CURVES = (
         "budget",
         "synthetic images, in budgets of the paper",
         _variants("budget", ("0.25", "0.5", "1", "2", "4"), "1"),
-        (("ffr", "erm"), ("synthetic_only", "erm"), ("asb", "erm")),
+        (FFR, GENERATED, ASB),
+        ((FFR, GENERATED), (FFR, ASB)),
     ),
     Curve(
         "rate",
         "learning rate of the second step",
         _variants("rate", ("5e-6", "2e-5", "5e-5", "2e-4", "1e-3"), "5e-5"),
-        (("ffr", "erm"), ("ffr", "resample")),
+        (FFR, RESAMPLED),
+        ((RESAMPLED, FFR),),
     ),
     Curve(
         "gap",
         "gap between real and generated images",
         _variants("gap", ("none", "moderate", "strong"), "moderate"),
-        (
-            ("none", "erm"),
-            ("usb", "erm"),
-            ("asb", "erm"),
-            ("synthetic_only", "erm"),
-            ("ffr", "erm"),
-            ("ffr", "resample"),
-        ),
+        (REAL, USB, ASB, GENERATED, FFR, RESAMPLED),
+        ((FFR, REAL), (FFR, USB), (FFR, ASB), (FFR, GENERATED), (RESAMPLED, FFR)),
     ),
     Curve(
         "leak",
         "gap; what the first step learns from",
         _variants("gap", ("none", "moderate", "strong"), "moderate"),
-        (("ffr", "erm"), ("generator_data", "erm")),
+        (FFR, GENERATORS_OWN),
+        ((FFR, GENERATORS_OWN),),
     ),
     Curve(
         "guidance",
         "guidance scale",
         _pools("guidance", ("1", "2", "3", "5", "8"), "2"),
-        (("synthetic_only", "erm"), ("ffr", "erm"), ("ffr", "resample")),
+        (GENERATED, FFR, RESAMPLED),
     ),
     Curve(
         "fidelity",
         "steps of the sampler",
         _pools("steps", ("1", "2", "4", "10"), "10"),
-        (("synthetic_only", "erm"), ("ffr", "erm"), ("ffr", "resample")),
+        (GENERATED, FFR, RESAMPLED),
     ),
     Curve(
         "generator",
         "what the generator learned from",
         tuple(((f"{POOL}-generator-{name}", ""), name) for name in GENERATORS),
-        (("synthetic_only", "erm"), ("ffr", "erm"), ("ffr", "resample")),
+        (GENERATED, FFR, RESAMPLED),
     ),
 )
 
@@ -193,7 +201,7 @@ def write(results: str) -> None:
     if told is None:
         raise SystemExit(f"{results}/{MAIN} holds no results; run it first")
     rows = told["rows"]
-    parts = [_main(rows, told["tuning"]), _ratios(rows), _claims(rows), *_curves(results)]
+    parts = [_main(rows, told["tuning"]), _against(rows), _ratios(rows), _claims(rows), *_curves(results)]
     (DOCS / "results.json").write_text(_short({**told, "rows": [_public(row) for row in rows]}))
     pictured = [row for row in _at(rows, RATIO) if row["mitigation"] in PICTURED]
     (DOCS / "img" / "result.svg").write_text(result_picture(results_content(pictured, load_study(MAIN)[0].lead)))
@@ -236,6 +244,22 @@ def _main(rows: Sequence[Row], tuning: Sequence[Mapping[str, Any]]) -> str:
                 f"{_gain(found, ways.get(('none', 'erm')))} | {_gain(found, ways.get(('ffr', 'erm')))} | "
                 f"{_choice(chosen.get((*way, variant)))} |"
             )
+    return "\n".join([*lines, ""])
+
+
+def _against(rows: Sequence[Row]) -> str:
+    """FFR with each mitigation against every other arm with the same."""
+    ways = _by_way(_at(rows, RATIO))
+    arms = [arm for arm in dict.fromkeys(arm for arm, _ in ways) if arm not in {"ffr", "group_balanced"}]
+    lines = [
+        f"### Worst group of ffr minus that of another arm, with the same mitigation, at r = {RATIO:g}",
+        "",
+        f"| points | {' | '.join(arms)} |",
+        f"|---|{'---|' * len(arms)}",
+    ]
+    for mitigation in dict.fromkeys(mitigation for arm, mitigation in ways if arm == "ffr"):
+        gains = [_gain(ways["ffr", mitigation], ways.get((arm, mitigation))) for arm in arms]
+        lines.append(f"| {mitigation} | {' | '.join(gains)} |")
     return "\n".join([*lines, ""])
 
 
@@ -318,6 +342,11 @@ def _curves(results: str) -> Iterator[str]:
             *(
                 f"| {_name(way)} | {' | '.join(_interval(ways[way], 'worst_group') for _, ways, _ in points)} |"
                 for way in curve.ways
+            ),
+            *(
+                f"| {_name(one)} minus {_name(other)} | "
+                f"{' | '.join(_points(_paired(ways[one], ways[other])) for _, ways, _ in points)} |"
+                for one, other in curve.differences
             ),
         ]
         if any(study.startswith(POOL) for _, _, study in points):
