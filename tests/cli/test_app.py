@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -418,6 +419,7 @@ def test_a_signal_ends_a_verb_with_how_to_go_on(tmp_path):
     for verb, number in (("import", signal.SIGTERM), ("report", signal.SIGINT)):
         command = [sys.executable, "-m", "ffr_dist.cli", verb, str(recipe)]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process, recipe.open("w"):
+            time.sleep(0.5)  # from open to read: a signal just before a blocking call is seen when that returns
             process.send_signal(number)
             _, told = process.communicate()
         assert process.returncode == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from itertools import product
 from pathlib import Path
 from typing import get_args
 
@@ -34,7 +35,10 @@ RECIPE = {
     "audit": {"steps": 2, "batch": 16, "model": {"kind": "small_cnn", "width": 8}},
     "compare": {"cells": [{"arm": "ffr"}]},
 }
-PROMPTS = ("a photo of the digit one over temple", "a photo of the digit six over flowers")
+PROMPTS = [  # one for each group of the dataset with most, in words that the tiny generator knows
+    f"a photo of the digit {one} and {other} over {photograph}"
+    for one, other, photograph in product(embedded.DIGIT_WORDS, embedded.DIGIT_WORDS, embedded.PHOTOGRAPHS)
+]
 GENERATOR = {"weights": "embedded", "steps": 2, "guidance": 2.0, "size": 32}
 
 
@@ -46,7 +50,7 @@ def test_the_whole_way(kind, tmp_path, monkeypatch):
         monkeypatch.setattr(embedded, name, 80)
     data = importlib.import_module(f"{kind}_fixture").write(tmp_path / "data")
     counts = {split.name: split.counts() for split in TypeAdapter(DataConfig).validate_json(json.dumps(data)).splits(0)}
-    prompts = {name: [PROMPTS[place % 2]] for place, name in enumerate(counts["train"])}
+    prompts = {name: [prompt] for name, prompt in zip(counts["train"], PROMPTS, strict=False)}
     quota = {"quota": dict.fromkeys(prompts, 2), "allow_fraction": True}
     method = {"name": "ffr", "generator": GENERATOR, "prompts": prompts, **quota}
     run = make_run(yaml.safe_dump({**RECIPE, "output": str(tmp_path / "out"), "data": data, "method": method}))
