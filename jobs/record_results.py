@@ -335,7 +335,7 @@ def _curves(results: str) -> Iterator[str]:
         (DOCS / picture).write_text(setting_picture(lines_of, curve.name, curve.setting, names))
         audits = [_fidelity(results, study) for _, _, study in points]
         lines = [
-            f"### Over the {curve.setting}",
+            f"### {curve.setting[0].upper()}{curve.setting[1:]}",
             "",
             f"| worst group % | {' | '.join(value for value, _, _ in points)} |",
             f"|---|{'---|' * len(points)}",
@@ -351,7 +351,7 @@ def _curves(results: str) -> Iterator[str]:
         ]
         if any(study.startswith(POOL) for _, _, study in points):
             lines.append(f"| label and bias found by the audit's probes | {' | '.join(audits)} |")
-        yield "\n".join([*lines, "", f"![Worst group over the {curve.setting}]({picture})", ""])
+        yield "\n".join([*lines, "", f"![Worst group by {curve.setting}]({picture})", ""])
 
 
 def _fidelity(results: str, study: str) -> str:

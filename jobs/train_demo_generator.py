@@ -9,7 +9,7 @@ last checkpoint in ``--work``. ``--quick`` runs every stage for a few steps, to 
 
 ``--bias-ratio`` makes another generator, for the question whether one that saw nothing but the classifiers' biased data
 helps them: it learns from the demo's training split of seed 0 at that ratio, camera gap included, in place of the
-generator's own. ``--share`` shortens every stage to that share of its steps.
+generator's own. ``--share`` shortens every stage to that share of its steps, ``--denoiser-share`` those of the denoiser.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -434,6 +434,7 @@ def main() -> None:
     arguments.add_argument("--threads", type=int, default=2)
     arguments.add_argument("--bias-ratio", type=float, help="learn from the training split of this ratio instead")
     arguments.add_argument("--share", type=float, default=1.0, help="of the steps of each stage")
+    arguments.add_argument("--denoiser-share", type=float, help="of those of the denoiser; as --share if not given")
     arguments.add_argument("--quick", action="store_true", help="a few steps of everything, into --out all the same")
     given = arguments.parse_args()
     torch.set_num_threads(given.threads)
@@ -442,7 +443,7 @@ def main() -> None:
         "diffusers": diffusers.__version__,
         "transformers": transformers.__version__,
     }
-    told = {"versions": versions, "threads": given.threads, "bias_ratio": given.bias_ratio, "share": given.share}
+    told = {"versions": versions, **{name: value for name, value in vars(given).items() if name not in {"out", "work"}}}
     workshop = Workshop(given.work.resolve() / "checkpoints", given.quick, given.share, told)
 
     pool = learned_images(given.bias_ratio, 200 if given.quick else None)
@@ -458,7 +459,8 @@ def main() -> None:
     latents = Pool(encode(vae, pool.pixels), pool.digit, pool.bias, batch=1)
     if not given.quick and abs(float(latents.pixels.std()) - 1) > 0.1:
         raise SystemExit(f"the latents are not white: their deviation is {float(latents.pixels.std()):.2f}")
-    denoiser = train_denoiser(workshop, latents, tokenizer)
+    share = given.share if given.denoiser_share is None else given.denoiser_share
+    denoiser = train_denoiser(replace(workshop, share=share), latents, tokenizer)
     if given.out.exists():
         shutil.rmtree(given.out)
     save(given.out, vae.cpu(), denoiser.cpu(), tokenizer, words)
